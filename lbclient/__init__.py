@@ -1,0 +1,40 @@
+"""Client-side load balancing for httpx: every request picks its own backend, inside the process.
+
+    transport = AsyncBalancedTransport(["http://10.0.0.5:8080", "http://10.0.0.6:8080"])
+    async with httpx.AsyncClient(transport=transport, base_url="http://orders") as client:
+        response = await client.get("/42")
+        print(response.extensions["lbclient"].explain())
+"""
+
+from lbclient import algorithms
+from lbclient._async.transport import AsyncBalancedTransport
+from lbclient.core.backend import Backend
+from lbclient.core.connect import Connect
+from lbclient.core.errors import NoBackendAvailable
+from lbclient.core.explain import Attempt, Record
+from lbclient.core.facts import Facts
+from lbclient.core.health import PassiveHealth
+from lbclient.core.pool import Pool
+from lbclient.core.probes import HttpProbe, TcpProbe
+from lbclient.core.status import BackendStatus, PoolStatus
+from lbclient.core.ticket import Ticket
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncBalancedTransport",
+    "Attempt",
+    "Backend",
+    "BackendStatus",
+    "Connect",
+    "Facts",
+    "HttpProbe",
+    "NoBackendAvailable",
+    "PassiveHealth",
+    "Pool",
+    "PoolStatus",
+    "Record",
+    "TcpProbe",
+    "Ticket",
+    "algorithms",
+]

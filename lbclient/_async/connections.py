@@ -1,0 +1,307 @@
+"""The connections of one backend in one event loop.
+
+All bookkeeping is synchronous and O(1): a method decides everything and returns what its caller has to close; only then
+is something awaited. There is no await between reading and writing a count, so cancellation cannot come in between.
+
+    slots       connections that are open or being opened; never more than the limit
+    idle        HTTP/1.1 connections nobody uses, a stack: last in, first out, so that the surplus can expire
+    shared      HTTP/2 connections, each with a number of streams
+    waiters     first come, first served; a connection goes straight from one request to the next in line
+
+A request *takes* a connection, or the right to open one (OPEN), and *gives back* what it took, whatever happened to it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from typing import Final, Literal, TypeAlias
+
+import anyio
+import httpcore
+
+from lbclient._async.network import CountedStream
+from lbclient.core.connect import Connect
+
+MAX_STREAMS = 100
+
+
+class _Right(enum.Enum):
+    OPEN = enum.auto()
+
+
+OPEN: Final = _Right.OPEN
+Core: TypeAlias = httpcore.AsyncHTTP11Connection | httpcore.AsyncHTTP2Connection
+
+
+class Connection:
+    """One connection, and what httpcore does not tell of it.
+
+    Attributes:
+        core: httpcore's connection.
+        stream: What it speaks over.
+        shared: Whether it carries several requests at a time (HTTP/2).
+        active: Requests on it now.
+        served: Requests that it has carried before.
+    """
+
+    __slots__ = ("active", "core", "served", "shared", "stream")
+
+    def __init__(self, core: Core, stream: CountedStream) -> None:
+        self.core = core
+        self.stream = stream
+        self.shared = isinstance(core, httpcore.AsyncHTTP2Connection)
+        self.active = 1
+        self.served = 0
+
+    def __repr__(self) -> str:
+        protocol = "HTTP/2" if self.shared else "HTTP/1.1"
+        return f"<Connection {protocol}, {self.active} active, {self.served} served>"
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow (HTTP/1.1), after one that has been closed.
+
+        Bytes behind a complete response stay in h11's buffer and would answer the *next* request.
+        """
+        core = self.core
+        if not core.is_idle():
+            return False
+        assert isinstance(core, httpcore.AsyncHTTP11Connection)
+        return not core._h11_state.trailing_data[0]
+
+    @property
+    def room(self) -> bool:
+        """Whether another stream may start (HTTP/2)."""
+        return self.core.is_available() and self.active < self._stream_limit()
+
+    def _stream_limit(self) -> int:
+        # httpcore's own semaphore for this has no timeout, so a request must never get to wait at it.
+        core = self.core
+        assert isinstance(core, httpcore.AsyncHTTP2Connection)
+        return min(MAX_STREAMS, core._h2_state.remote_settings.max_concurrent_streams or 1)
+
+
+Taken: TypeAlias = "Connection | Literal[_Right.OPEN]"
+
+
+class _Waiter:
+    __slots__ = ("event", "got")
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+        self.got: Taken | None = None
+
+
+class Connections:
+    """Connections to one backend, within its limits."""
+
+    def __init__(self, name: str, connect: Connect) -> None:
+        self.name = name
+        self.connect = connect
+        self.closed = False
+        self._slots = 0
+        self._opening = 0
+        self._idle: deque[Connection] = deque()
+        self._shared: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self._abandoned: list[Connection] = []
+        self._expects_http2 = connect.http2
+
+    def __repr__(self) -> str:
+        words = f"{self._slots} open, {len(self._idle)} idle, {len(self._waiters)} waiting"
+        return f"<Connections {self.name}, {words}{', closed' if self.closed else ''}>"
+
+    def counts(self) -> tuple[int, int]:
+        """(open, idle); those being opened count as open."""
+        idle = len(self._idle) + sum(1 for connection in self._shared if not connection.active)
+        return self._slots, idle
+
+    # Taking
+
+    async def take(self, timeout: float | None) -> Taken:
+        """A connection, or OPEN: the right (and the duty) to open one.
+
+        Raises:
+            httpcore.PoolTimeout: The limit was reached, and nothing came free within `timeout` seconds.
+        """
+        stale: list[Connection] = self._abandoned
+        self._abandoned = []
+        got = None if self._waiters else self._next(stale)
+        if stale:
+            await self._close_stale(stale, got)
+        if got is not None:
+            return got
+        waiter = _Waiter()
+        self._waiters[waiter] = None
+        try:
+            with anyio.fail_after(timeout):
+                await waiter.event.wait()
+        except BaseException as exc:
+            if waiter.got is None:
+                self._waiters.pop(waiter, None)
+            else:  # granted and cancelled in the same tick: pass it on
+                await self.give_back(waiter.got)
+            if isinstance(exc, TimeoutError):
+                raise httpcore.PoolTimeout(
+                    f"no connection to {self.name} came free within {timeout} s; "
+                    f"its limit is max_connections={self.connect.max_connections}"
+                ) from exc
+            raise
+        if waiter.got is None:
+            raise httpcore.ConnectError(f"the connections to {self.name} were closed")
+        return waiter.got
+
+    def _next(self, stale: list[Connection]) -> Taken | None:
+        """What can be had at once; None when the limit is reached. The dead and the expired go to `stale`."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.core.has_expired():
+                connection.active = 1
+                return connection
+            self._forget(connection)
+            stale.append(connection)
+        if self._expects_http2:
+            stale.extend(self._drop_dead_shared())
+            for connection in self._shared:
+                if connection.room:
+                    connection.active += 1
+                    return connection
+            if self._opening:
+                return None  # it may well turn out to be HTTP/2 and have room for this one too
+        limit = self.connect.max_connections
+        if limit is None or self._slots < limit:
+            self._slots += 1
+            self._opening += 1
+            return OPEN
+        return None
+
+    def _drop_dead_shared(self) -> list[Connection]:
+        dead = [c for c in self._shared if not c.active and (not c.core.is_available() or c.core.has_expired())]
+        for connection in dead:
+            self._forget(connection)
+        return dead
+
+    async def _close_stale(self, stale: list[Connection], got: Taken | None) -> None:
+        """Close what was found dead on the way; when cancelled meanwhile, close them all the same."""
+        try:
+            for connection in stale:
+                await connection.core.aclose()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for connection in stale:
+                    await connection.core.aclose()
+                if got is not None:
+                    await self.give_back(got)
+            raise
+
+    # Opening
+
+    def opened(self, core: Core, stream: CountedStream) -> Connection:
+        """The right to open was used."""
+        self._opening -= 1
+        connection = Connection(core, stream)
+        self._all.add(connection)
+        if connection.shared:
+            self._shared.append(connection)
+        elif self._expects_http2:
+            self._expects_http2 = False  # the backend does not speak it; nobody needs to wait and see again
+        self._wake([])
+        return connection
+
+    # Giving back
+
+    async def give_back(self, taken: Taken) -> None:
+        """What was taken is not needed any more. Closes it where it cannot serve again; shielded from cancellation."""
+        doomed = self._put(taken)
+        if doomed:
+            with anyio.CancelScope(shield=True):
+                for connection in doomed:
+                    await connection.core.aclose()
+
+    def _put(self, taken: Taken) -> list[Connection]:
+        doomed: list[Connection] = []
+        if taken is OPEN:
+            self._slots -= 1
+            self._opening -= 1
+        elif taken.shared:
+            taken.active -= 1
+            taken.served += 1
+            if not taken.active and (self.closed or not taken.core.is_available()):
+                self._forget(taken)
+                doomed.append(taken)
+        elif taken.reusable and not self.closed and taken in self._all:
+            taken.served += 1
+            taken.active = 0
+            if self._waiters:
+                waiter, _ = self._waiters.popitem(last=False)
+                taken.active = 1
+                waiter.got = taken
+                waiter.event.set()
+                return doomed
+            self._idle.append(taken)
+            limit = self.connect.max_idle
+            if limit is not None and len(self._idle) > limit:
+                oldest = self._idle.popleft()
+                self._forget(oldest)
+                doomed.append(oldest)
+            return doomed
+        else:
+            self._forget(taken)
+            doomed.append(taken)
+        self._wake(doomed)
+        return doomed
+
+    def abandon(self, taken: Connection) -> None:
+        """Give back without awaiting, from a finalizer: the next to take closes it."""
+        taken.active = 0
+        self._forget(taken)
+        self._abandoned.append(taken)
+        self._wake(self._abandoned)
+
+    def _forget(self, connection: Connection) -> None:
+        if connection in self._all:
+            self._all.discard(connection)
+            self._slots -= 1
+            if connection.shared:
+                self._shared.remove(connection)
+
+    def _wake(self, stale: list[Connection]) -> None:
+        """Grant what is free to those who wait for it."""
+        while self._waiters:
+            got = self._next(stale)
+            if got is None:
+                return
+            waiter, _ = self._waiters.popitem(last=False)
+            waiter.got = got
+            waiter.event.set()
+
+    # Ending
+
+    async def aclose(self) -> None:
+        """Close every connection, also those in use; whoever waits gets a `ConnectError`."""
+        self.closed = True
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
+            waiter.event.set()
+        doomed = [*self._all, *self._abandoned]
+        self._abandoned = []
+        self._idle.clear()
+        for connection in list(self._all):
+            self._forget(connection)
+        with anyio.CancelScope(shield=True):
+            for connection in doomed:
+                await connection.core.aclose()
+
+    async def close_idle(self) -> None:
+        """Close what nobody uses, and from now on whatever is given back: the backend is no longer a member."""
+        self.closed = True
+        doomed = [*self._idle, *(c for c in self._shared if not c.active)]
+        self._idle.clear()
+        for connection in doomed:
+            self._forget(connection)
+        with anyio.CancelScope(shield=True):
+            for connection in doomed:
+                await connection.core.aclose()

@@ -1,0 +1,271 @@
+"""One attempt carried out: a request to one backend, over its own connections (or a transport of the caller's).
+
+An engine belongs to one event loop. It answers with a response, or raises; after a failure its `Progress` tells what is
+proven about it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterable, Callable, Mapping
+from typing import Any, Protocol
+
+import anyio
+import httpcore
+import httpx
+
+from lbclient._async.connections import OPEN, Connection, Connections
+from lbclient._async.errors import as_httpx
+from lbclient._async.network import open_stream
+from lbclient._async.retarget import Target
+from lbclient._async.streams import Lease
+from lbclient.core.backend import Backend
+from lbclient.core.connect import Connect
+from lbclient.core.facts import Header
+
+
+class Progress:
+    """How far an attempt got.
+
+    Attributes:
+        unsent: Nothing of the request has been handed to a connection.
+        stale: The connection had served before, and ended without a byte of a response.
+    """
+
+    __slots__ = ("stale", "unsent")
+
+    def __init__(self) -> None:
+        self.unsent = True
+        self.stale = False
+
+
+class Answer:
+    """What an engine brings back."""
+
+    __slots__ = ("extensions", "headers", "lease", "status", "stream")
+
+    def __init__(
+        self,
+        status: int,
+        headers: list[Header],
+        stream: AsyncIterable[bytes],
+        extensions: dict[str, Any],
+        lease: Lease | None,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.stream = stream
+        self.extensions = extensions
+        self.lease = lease
+
+
+class Engine(Protocol):
+    """Carries attempts out."""
+
+    async def send(
+        self,
+        backend: Backend,
+        request: httpx.Request,
+        headers: list[Header],
+        timeouts: Mapping[str, float | None],
+        progress: Progress,
+    ) -> Answer:
+        """The response's head, and its body to come.
+
+        Raises:
+            httpx.HTTPError: As httpx's own transport would; `progress` says what it proves.
+        """
+        ...
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Connections (open, idle) by backend."""
+        ...
+
+    async def keep(self, urls: frozenset[str]) -> None:
+        """Let go of backends that are no longer members."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close everything."""
+        ...
+
+
+class HttpcoreEngine:
+    """Speaks HTTP/1.1 and HTTP/2 through httpcore's public connection classes, over connections of our own.
+
+    Args:
+        connect: Limits and protocols.
+        preserve_host: Backends see the logical host.
+        ssl_context: Makes the pool's one context, when somebody needs it.
+    """
+
+    def __init__(
+        self, connect: Connect, preserve_host: bool, ssl_context: Callable[[], ssl.SSLContext]
+    ) -> None:
+        self._connect = connect
+        self._preserve_host = preserve_host
+        self._ssl_context = ssl_context
+        self._backends: dict[str, tuple[Backend, Target, Connections]] = {}
+
+    def _of(self, backend: Backend) -> tuple[Target, Connections]:
+        known = self._backends.get(backend.url)
+        if known is not None and known[0] is backend:
+            return known[1], known[2]
+        target = Target(backend, self._preserve_host)
+        same_place = known is not None and _place(known[0]) == _place(backend)
+        connections = known[2] if known is not None and same_place else Connections(backend.url, self._connect)
+        self._backends[backend.url] = (backend, target, connections)
+        return target, connections
+
+    async def send(
+        self,
+        backend: Backend,
+        request: httpx.Request,
+        headers: list[Header],
+        timeouts: Mapping[str, float | None],
+        progress: Progress,
+    ) -> Answer:
+        """See `Engine`."""
+        target, connections = self._of(backend)
+        retargeted = target.request(request, target.headers(headers))
+        while True:
+            try:
+                taken = await connections.take(timeouts.get("pool"))
+            except Exception as exc:
+                raise as_httpx(exc) from exc
+            connection: Connection | None = None
+            written = received = 0
+            try:
+                connection = (
+                    await self._open(connections, target, request, timeouts) if taken is OPEN else taken
+                )
+                written, received = connection.stream.written, connection.stream.received
+                response = await connection.core.handle_async_request(retargeted)
+            except httpcore.ConnectionNotAvailable:
+                # HTTP/2: it ran out of streams or began to close between our look at it and its own.
+                await connections.give_back(connection or taken)
+                continue
+            except BaseException as exc:
+                if connection is not None:
+                    progress.unsent = connection.stream.written == written
+                    progress.stale = connection.served > 0 and connection.stream.received == received
+                await _drop(connections, connection)
+                mapped = as_httpx(exc) if isinstance(exc, Exception) else exc
+                if mapped is exc:
+                    raise
+                raise mapped from exc
+            assert isinstance(response.stream, AsyncIterable)
+            return Answer(
+                response.status,
+                target.rewrite_location(response.status, response.headers, request),
+                response.stream,
+                dict(response.extensions),
+                Lease(connections, connection),
+            )
+
+    async def _open(
+        self,
+        connections: Connections,
+        target: Target,
+        request: httpx.Request,
+        timeouts: Mapping[str, float | None],
+    ) -> Connection:
+        """Use the right to open a connection; whatever happens, the right is spent."""
+        connect = self._connect
+        try:
+            stream = await open_stream(
+                target.backend,
+                ssl_context=self._ssl_context() if target.secure else None,
+                timeout=timeouts.get("connect"),
+                server_hostname=target.server_name(request),
+                local_address=connect.local_address,
+                socket_options=connect.socket_options,
+                trace=request.extensions.get("trace"),
+            )
+        except BaseException:
+            await connections.give_back(OPEN)
+            raise
+        tls = stream.get_extra_info("ssl_object") if target.secure else None
+        http2 = (tls is not None and tls.selected_alpn_protocol() == "h2") or not connect.http1
+        kind = httpcore.AsyncHTTP2Connection if http2 else httpcore.AsyncHTTP11Connection
+        return connections.opened(kind(target.origin, stream, connect.keepalive_expiry), stream)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """See `Engine`."""
+        return {url: connections.counts() for url, (_, _, connections) in self._backends.items()}
+
+    async def keep(self, urls: frozenset[str]) -> None:
+        """See `Engine`."""
+        for url in [url for url in self._backends if url not in urls]:
+            _, _, connections = self._backends.pop(url)
+            await connections.close_idle()
+
+    async def aclose(self) -> None:
+        """See `Engine`."""
+        for _, _, connections in self._backends.values():
+            await connections.aclose()
+
+
+class InnerEngine:
+    """Sends through transports of the caller's, one for each backend.
+
+    Args:
+        transport_of: Makes (once) the transport of a backend.
+        preserve_host: Backends see the logical host.
+    """
+
+    def __init__(self, transport_of: Callable[[Backend], httpx.AsyncBaseTransport], preserve_host: bool) -> None:
+        self._transport_of = transport_of
+        self._preserve_host = preserve_host
+
+    async def send(
+        self,
+        backend: Backend,
+        request: httpx.Request,
+        headers: list[Header],
+        timeouts: Mapping[str, float | None],
+        progress: Progress,
+    ) -> Answer:
+        """See `Engine`. What was sent is only known from the kind of the exception."""
+        target = Target(backend, self._preserve_host)
+        retargeted = target.httpx_request(request, target.headers(headers))
+        retargeted.extensions = {**request.extensions, "timeout": dict(timeouts)}
+        progress.unsent = False
+        try:
+            response = await self._transport_of(backend).handle_async_request(retargeted)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+            progress.unsent = True
+            raise
+        return Answer(
+            response.status_code,
+            target.rewrite_location(response.status_code, response.headers.raw, request),
+            response.stream,  # type: ignore[arg-type]  # an async transport's stream is an async one
+            dict(response.extensions),
+            None,
+        )
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """See `Engine`: what the caller's transports have open they do not tell."""
+        return {}
+
+    async def keep(self, urls: frozenset[str]) -> None:
+        """See `Engine`: the transport of a backend that left may still be in use; it is closed with the others."""
+
+    async def aclose(self) -> None:
+        """See `Engine`: the balanced transport closes them, once for all loops."""
+
+
+async def _drop(connections: Connections, connection: Connection | None) -> None:
+    """After a failed or cancelled attempt. httpcore does not always close: cancelled at its state lock the connection
+    stays new, neither closed nor idle, with an open socket."""
+    if connection is None:
+        return  # it never came to be, and the right to open it has been given back
+    if not connection.shared and not connection.core.is_idle():
+        with anyio.CancelScope(shield=True):
+            await connection.core.aclose()
+    await connections.give_back(connection)
+
+
+def _place(backend: Backend) -> tuple[str, str, int, str | None]:
+    """Where connections to a backend lead to."""
+    return backend.scheme, backend.hostname, backend.port, backend.uds

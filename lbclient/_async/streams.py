@@ -1,0 +1,98 @@
+"""The response body: the ticket and the connection are held until it ends, and given back exactly once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncIterable, AsyncIterator
+
+import anyio
+import httpx
+
+from lbclient._async.connections import Connection, Connections
+from lbclient._async.errors import as_httpx, explained, failure_of
+from lbclient.core.explain import Record
+from lbclient.core.ticket import Ticket
+
+
+class Lease:
+    """A response's hold on its connection."""
+
+    __slots__ = ("connection", "connections")
+
+    def __init__(self, connections: Connections, connection: Connection) -> None:
+        self.connections = connections
+        self.connection = connection
+
+    async def end(self) -> None:
+        """Give the connection back."""
+        await self.connections.give_back(self.connection)
+
+    async def cut(self) -> None:
+        """The connection cannot be trusted any more: close it, unless others share it."""
+        if not self.connection.shared:
+            with anyio.CancelScope(shield=True):
+                await self.connection.core.aclose()
+        await self.connections.give_back(self.connection)
+
+    def abandon(self) -> None:
+        """From a finalizer, where nothing can be awaited."""
+        self.connections.abandon(self.connection)
+
+
+class BalancedStream(httpx.AsyncByteStream):
+    """The body of a response, as its transport gives it, and what has to happen when it ends.
+
+    Args:
+        source: httpcore's stream, or that of a transport of the caller's.
+        ticket: In flight until the end.
+        record: For the exceptions.
+        lease: The connection; None for a transport of the caller's, which sees to its own.
+    """
+
+    def __init__(
+        self, source: AsyncIterable[bytes], ticket: Ticket, record: Record, lease: Lease | None
+    ) -> None:
+        self._source = source
+        self._ticket = ticket
+        self._record = record
+        self._lease = lease
+        self._open = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._source:
+                yield part
+        except Exception as exc:
+            mapped = as_httpx(exc)
+            self._ticket.failed(failure_of(mapped))
+            explained(mapped, self._record)
+            if mapped is exc:
+                raise
+            raise mapped from exc
+
+    async def aclose(self) -> None:
+        """The end of the body, or the caller's loss of interest in it."""
+        if not self._open:
+            return
+        self._open = False
+        self._ticket.release()
+        close = getattr(self._source, "aclose", None)
+        try:
+            if close is not None:
+                await close()
+        except BaseException:
+            # Cancelled inside, httpcore's connection stays active for ever and a second close does nothing.
+            if self._lease is not None:
+                await self._lease.cut()
+            raise
+        if self._lease is not None:
+            await self._lease.end()
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", False):
+            self._open = False
+            self._ticket.release()
+            if self._lease is not None:
+                self._lease.abandon()
+            message = f"a response from {self._ticket.state.url} was never closed; use `async with client.stream(...)`"
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)

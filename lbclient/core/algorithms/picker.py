@@ -1,0 +1,52 @@
+"""What an algorithm is to the pool: frozen configuration that builds a picker for one set of backends.
+
+A picker never looks at health: every backend it was built over may be picked. All its methods are called under
+the pool's lock, so it needs none of its own. Besides `pick` it may have any of these, and the pool uses what it finds:
+
+    pick_other(key, avoid)                 the choice when some of its backends are out of the question
+    started(state)                         a ticket on `state` was taken (by this picker or past it); in flight has grown
+    ended(state)                           a ticket on `state` ended; in flight has shrunk
+    observed(state, latency, failed, now)  an attempt's seconds to the response headers, or to its failure
+    drawn                                  the number that decided the last pick, for the record
+
+`started`, `ended` and `observed` are also told of backends that the picker was not built over (an ejected one whose
+last requests end): those it ignores. Numbers that have to survive a rebuild live in `BackendState.memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from random import Random
+from typing import Protocol, runtime_checkable
+
+from lbclient.core.backend import BackendState
+
+
+@runtime_checkable
+class Picker(Protocol):
+    """Chooses one of the backends it was built over."""
+
+    def pick(self, key: bytes | None, /) -> BackendState:
+        """The backend for the next request; `key` is None when the request has none."""
+        ...  # pragma: no cover - a protocol
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """Builds pickers. Anything with this method can be a pool's `algorithm`."""
+
+    def build(self, backends: Sequence[BackendState], rng: Random, /) -> Picker:
+        """A picker over `backends` (never empty), drawing from `rng`."""
+        ...  # pragma: no cover - a protocol
+
+
+def pick_by_rebuilding(
+    algorithm: Algorithm,
+    backends: Sequence[BackendState],
+    rng: Random,
+    key: bytes | None,
+    avoid: Collection[BackendState],
+) -> BackendState | None:
+    """The choice among those not in `avoid`, for a picker that has no `pick_other`; None when nobody is left."""
+    rest = [state for state in backends if state not in avoid]
+    return algorithm.build(rest, rng).pick(key) if rest else None

@@ -1,0 +1,62 @@
+"""Range checks for the arguments of configuration objects: the wrong value, and what is allowed instead."""
+
+from __future__ import annotations
+
+import math
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """`value`, if it is a finite number in the range.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of the range.
+    """
+    allowed = _range("a number", above, at_least, at_most)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is {value!r}; write {allowed}")
+    if (
+        not math.isfinite(value)
+        or (above is not None and value <= above)
+        or (at_least is not None and value < at_least)
+        or (at_most is not None and value > at_most)
+    ):
+        raise ValueError(f"{name} is {value!r}; write {allowed}")
+    return value
+
+
+def check_fraction(name: str, value: object) -> float:
+    """`value`, if it is a share from 0 to 1."""
+    return check_number(name, value, at_least=0, at_most=1)
+
+
+def check_whole(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
+    """`value`, if it is a whole number in the range.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is out of the range.
+    """
+    allowed = _range("a whole number", None, at_least, at_most)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; write {allowed}")
+    if value < at_least or (at_most is not None and value > at_most):
+        raise ValueError(f"{name} is {value!r}; write {allowed}")
+    return value
+
+
+def _range(kind: str, above: float | None, at_least: float | None, at_most: float | None) -> str:
+    if at_least is not None and at_most is not None:
+        return f"{kind} from {at_least} to {at_most}"
+    if above is not None:
+        return f"{kind} above {above}"
+    if at_least is not None:
+        return f"{kind} of {at_least} or more"
+    return kind if at_most is None else f"{kind} of {at_most} or less"

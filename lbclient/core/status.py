@@ -1,0 +1,60 @@
+"""What a person or a dashboard wants to see of a pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """One backend at one moment.
+
+    Attributes:
+        url: How it is known.
+        weight: Its declared weight.
+        zone, priority: As declared.
+        admin: "active", "draining", "standby" or "disabled".
+        check: What the active probes say: "unknown", "passing" or "failing".
+        ejected: Whether live requests took it out.
+        ejected_for: Seconds until that ends; 0 when it is not ejected.
+        available: Whether it may be picked.
+        in_flight: Requests that have not ended, bodies included.
+        picks, successes, failures: Counts since it was added.
+        latency: Moving average of the seconds to the response headers; None before the first answer.
+        why: The state in words.
+    """
+
+    url: str
+    weight: float
+    zone: str | None
+    priority: int
+    admin: str
+    check: str
+    ejected: bool
+    ejected_for: float
+    available: bool
+    in_flight: int
+    picks: int
+    successes: int
+    failures: int
+    latency: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool at one moment.
+
+    Attributes:
+        name: The pool's.
+        algorithm: By name.
+        generation: Grows with every change of who may be picked.
+        panic: Whether picks ignore health, because too few backends are healthy.
+        backends: In declared order.
+    """
+
+    name: str
+    algorithm: str
+    generation: int
+    panic: bool
+    backends: tuple[BackendStatus, ...]

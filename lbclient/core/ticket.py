@@ -1,0 +1,108 @@
+"""One attempt's hold on one backend, from the pick to the end of the body."""
+
+from __future__ import annotations
+
+import enum
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
+
+from lbclient.core.outcome import FAILURES, Failure
+
+if TYPE_CHECKING:
+    from lbclient.core.backend import Backend, BackendState
+    from lbclient.core.pool import Pool, Snapshot
+
+Drawn: TypeAlias = int | float | None
+
+
+class Answer(enum.Enum):
+    """What the response headers of an attempt said."""
+
+    GOOD = enum.auto()
+    OVERLOAD = enum.auto()
+    FAILURE = enum.auto()
+
+
+class Ticket:
+    """Counts as in flight until it ends; every end after the first is ignored.
+
+    As a context manager it ends as a success when the block does, and as a reset of the backend's when the block
+    raises an `OSError`, as nobody's fault otherwise.
+    """
+
+    __slots__ = ("_pool", "answer", "drawn", "epoch", "loads", "open", "snapshot", "started", "state", "trial")
+
+    def __init__(
+        self,
+        pool: Pool,
+        state: BackendState,
+        snapshot: Snapshot,
+        started: float,
+        loads: list[int] | None,
+        drawn: Drawn,
+        trial: bool,
+    ) -> None:
+        self._pool = pool
+        self.state = state
+        self.snapshot = snapshot
+        self.started = started
+        self.loads = loads
+        self.drawn = drawn
+        self.trial = trial
+        self.epoch = state.health.epoch
+        self.open = True
+        self.answer: Answer | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """Whom the ticket is for."""
+        return self.state.backend
+
+    def answered(self, latency: float, status: int = 200, retry_after: float | None = None) -> None:
+        """The response headers came; the body goes on and so does the ticket.
+
+        A status that counts as a failure counts now, a success only when the body has ended well.
+
+        Args:
+            latency: Seconds to the response headers.
+            status: The response's status.
+            retry_after: Seconds that the server asked to be left alone.
+        """
+        self._pool.ticket_answered(self, latency, status, retry_after)
+
+    def succeeded(self, latency: float, status: int = 200) -> None:
+        """It is over, and a response came: `latency` is the seconds to its headers."""
+        self.answered(latency, status)
+        self._pool.ticket_ended(self, None, None)
+
+    def failed(self, kind: Failure, latency: float | None = None) -> None:
+        """It is over, without a whole response.
+
+        Args:
+            kind: "connect", "timeout", "reset", "status", "cancelled" or "local"; the last two are nobody's fault.
+            latency: Seconds to the failure; taken from the pool's clock when left out.
+
+        Raises:
+            ValueError: `kind` is something else.
+        """
+        if kind not in FAILURES:
+            raise ValueError(f"kind is {kind!r}; write one of {', '.join(FAILURES)}")
+        self._pool.ticket_ended(self, kind, latency)
+
+    def release(self) -> None:
+        """It is over: a success if a response came, and otherwise nothing is said of the backend."""
+        self._pool.ticket_ended(self, "cancelled" if self.answer is None else None, None)
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is None:
+            self.succeeded(self._pool.clock() - self.started)
+        else:
+            self.failed("reset" if isinstance(exc, OSError) else "cancelled")
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.state.url}, {'in flight' if self.open else 'ended'}>"

@@ -1,0 +1,1 @@
+"""The tests mirror the package: tests/core, tests/transport, and so on."""

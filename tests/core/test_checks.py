@@ -1,0 +1,45 @@
+"""Messages that say the wrong value and what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from lbclient.core.checks import check_number, check_whole
+from lbclient.testing import FakeClock
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({}, "a number"),
+        ({"above": 0}, "a number above 0"),
+        ({"at_least": 1}, "a number of 1 or more"),
+        ({"at_most": 1}, "a number of 1 or less"),
+        ({"at_least": 0, "at_most": 1}, "a number from 0 to 1"),
+    ],
+)
+def test_the_allowed_range_is_told(limits: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^share is nan; write {words}$"):
+        check_number("share", float("nan"), **limits)
+    with pytest.raises(TypeError, match=f"^share is None; write {words}$"):
+        check_number("share", None, **limits)
+
+
+def test_what_is_in_range_passes() -> None:
+    assert check_number("share", 0.5, above=0, at_most=1) == 0.5
+    assert check_whole("count", 3, at_least=1, at_most=3) == 3
+
+
+def test_true_is_no_number() -> None:
+    with pytest.raises(TypeError):
+        check_number("share", True)
+    with pytest.raises(TypeError):
+        check_whole("count", True, at_least=0)
+
+
+def test_time_does_not_go_back() -> None:
+    clock = FakeClock(5)
+    clock.advance(0)
+    assert clock() == 5
+    with pytest.raises(ValueError, match="time does not go back"):
+        clock.advance(-1)
