@@ -20,19 +20,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lbclient.algorithms import BY_NAME
-
 from benchmarks.backends import client_cpu, pin_client
 from benchmarks.report import Table, describe, environment, write_json
 from lbclient import Backend, Pool
+from lbclient.algorithms import BY_NAME
 from lbclient.core.algorithms.picker import Picker
 from lbclient.core.backend import BackendState
 
 #: As many clients take turns, so that a hashing algorithm looks all over its table.
 KEYS = tuple(f"client-{number}".encode() for number in range(1009))
 
-REPETITIONS = 7
-SECONDS_PER_REPETITION = 0.02
+REPETITIONS = 15
+SECONDS_PER_REPETITION = 0.01
 
 Step = Callable[[bytes], object]
 
@@ -70,17 +69,11 @@ class Row:
 
 def cost(algorithm: str, size: int, *, weighted: bool, repetitions: int = REPETITIONS) -> Cost:
     """Measure `algorithm` over `size` backends, with weights 1 to 5 in turn when `weighted`."""
-    backends = [
-        Backend(f"http://10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8080", weight=weight)
-        for number, weight in zip(range(size), itertools.cycle((1, 2, 3, 4, 5) if weighted else (1,)))
-    ]
-    states = [BackendState(backend, time.monotonic) for backend in backends]
-
-    picker, build_ms = _build(algorithm, states)
+    picker, build_ms = _build(algorithm, size, weighted=weighted)
     pick = nanoseconds(picker.pick, repetitions)
     turn = nanoseconds(_with_hooks(picker), repetitions)
     del picker  # some of them are large, and the pool builds its own
-    pool = Pool(backends, algorithm=algorithm, rng=Random(1))
+    pool = Pool(_backends(size, weighted=weighted), algorithm=algorithm, rng=Random(1))
 
     def ticket(key: bytes) -> None:
         pool.pick(key).release()
@@ -88,10 +81,23 @@ def cost(algorithm: str, size: int, *, weighted: bool, repetitions: int = REPETI
     return Cost(pick, turn, nanoseconds(ticket, repetitions), build_ms)
 
 
-def _build(algorithm: str, states: Sequence[BackendState]) -> tuple[Picker, float]:
-    """A picker, and the milliseconds it took to build: the best of three, of one if that takes long."""
+def _backends(size: int, *, weighted: bool, network: int = 10) -> list[Backend]:
+    weights = itertools.cycle((1, 2, 3, 4, 5) if weighted else (1,))
+    return [
+        Backend(f"http://{network}.{number >> 16}.{number >> 8 & 255}.{number & 255}:8080", weight=weight)
+        for number, weight in zip(range(size), weights, strict=False)
+    ]
+
+
+def _build(algorithm: str, size: int, *, weighted: bool) -> tuple[Picker, float]:
+    """A picker, and the milliseconds it took to build: the best of three, of one if that takes long.
+
+    Each time over other backends: a table computed before may be kept.
+    """
     took: list[float] = []
     while True:
+        backends = _backends(size, weighted=weighted, network=10 + len(took))
+        states = [BackendState(backend, time.monotonic) for backend in backends]
         gc.collect()
         begun = time.perf_counter()
         picker = BY_NAME[algorithm]().build(states, Random(1))
@@ -217,8 +223,10 @@ FIGURES: dict[str, Callable[[Cost], float]] = {
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    # Two names of one class are one algorithm.
-    names = list({kind: name for name, kind in reversed(BY_NAME.items())}.values())[::-1]
+    kinds: dict[type, str] = {}
+    for name, kind in BY_NAME.items():
+        kinds.setdefault(kind, name)  # a second name is the same algorithm
+    names = list(kinds.values())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.picks",
         description=__doc__,

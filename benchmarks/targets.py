@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httpx
 
@@ -97,7 +97,7 @@ def _lbclient(*, algorithm: str | None, engine: str | None) -> Callable[[Sequenc
     if algorithm is not None:
         options["algorithm"] = algorithm
     if engine is not None:
-        options["connect"] = Connect(engine=engine)
+        options["connect"] = Connect(engine=cast(Any, engine))  # it says itself what it does not know
 
     def make(urls: Sequence[str]) -> tuple[Client, str]:
         transport = AsyncBalancedTransport(list(urls), **options)

@@ -1,9 +1,9 @@
 """Client-side load balancing for httpx: every request picks its own backend, inside the process.
 
-    transport = AsyncBalancedTransport(["http://10.0.0.5:8080", "http://10.0.0.6:8080"])
-    async with httpx.AsyncClient(transport=transport, base_url="http://orders") as client:
-        response = await client.get("/42")
-        print(response.extensions["lbclient"].explain())
+transport = AsyncBalancedTransport(["http://10.0.0.5:8080", "http://10.0.0.6:8080"])
+async with httpx.AsyncClient(transport=transport, base_url="http://orders") as client:
+    response = await client.get("/42")
+    print(response.extensions["lbclient"].explain())
 """
 
 from lbclient import algorithms

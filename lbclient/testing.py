@@ -14,6 +14,7 @@ class FakeClock:
         self.now = now
 
     def __call__(self) -> float:
+        """Seconds."""
         return self.now
 
     def advance(self, seconds: float) -> None:

@@ -197,7 +197,7 @@ class BackgroundThread:
                 await anyio.to_thread.run_sync(thread.join, within)
 
     def _ask_to_end(self) -> threading.Thread | None:
-        if not self.running:
+        if self._pid != os.getpid():
             return None
         with self._lock:
             started, self._started = self._started, None

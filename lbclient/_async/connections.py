@@ -179,7 +179,9 @@ class Connections:
         return None
 
     def _drop_dead_shared(self) -> list[Connection]:
-        dead = [c for c in self._shared if not c.active and (not c.core.is_available() or c.core.has_expired())]
+        dead = [
+            c for c in self._shared if not c.active and (not c.core.is_available() or c.core.has_expired())
+        ]
         for connection in dead:
             self._forget(connection)
         return dead

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import anyio
 import httpcore
@@ -113,7 +113,9 @@ class HttpcoreEngine:
             return known[1], known[2]
         target = Target(backend, self._preserve_host)
         same_place = known is not None and _place(known[0]) == _place(backend)
-        connections = known[2] if known is not None and same_place else Connections(backend.url, self._connect)
+        connections = (
+            known[2] if known is not None and same_place else Connections(backend.url, self._connect)
+        )
         self._backends[backend.url] = (backend, target, connections)
         return target, connections
 
@@ -159,7 +161,7 @@ class HttpcoreEngine:
                 response.status,
                 target.rewrite_location(response.status, response.headers, request),
                 response.stream,
-                dict(response.extensions),
+                cast("dict[str, Any]", response.extensions),
                 Lease(connections, connection),
             )
 
@@ -214,7 +216,9 @@ class InnerEngine:
         preserve_host: Backends see the logical host.
     """
 
-    def __init__(self, transport_of: Callable[[Backend], httpx.AsyncBaseTransport], preserve_host: bool) -> None:
+    def __init__(
+        self, transport_of: Callable[[Backend], httpx.AsyncBaseTransport], preserve_host: bool
+    ) -> None:
         self._transport_of = transport_of
         self._preserve_host = preserve_host
 
@@ -256,8 +260,11 @@ class InnerEngine:
 
 
 async def _drop(connections: Connections, connection: Connection | None) -> None:
-    """After a failed or cancelled attempt. httpcore does not always close: cancelled at its state lock the connection
-    stays new, neither closed nor idle, with an open socket."""
+    """After a failed or cancelled attempt.
+
+    httpcore does not always close: cancelled at its state lock, the connection stays new, neither closed nor idle, with
+    an open socket.
+    """
     if connection is None:
         return  # it never came to be, and the right to open it has been given back
     if not connection.shared and not connection.core.is_idle():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 
+import h11
 import httpcore
 import httpx
 
@@ -26,6 +27,7 @@ _AS_HTTPX: dict[type[Exception], type[httpx.HTTPError]] = {
     httpcore.ProtocolError: httpx.ProtocolError,
     httpcore.LocalProtocolError: httpx.LocalProtocolError,
     httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
+    h11.LocalProtocolError: httpx.LocalProtocolError,  # httpcore lets it through where a body is too short or too long
 }
 
 _FAILURES: tuple[tuple[type[httpx.HTTPError], Failure], ...] = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import httpcore
@@ -17,6 +17,7 @@ import httpcore
 from lbclient.core.backend import Backend
 from lbclient.core.connect import SocketOption
 
+_Step: TypeAlias = Callable[..., Awaitable[httpcore.AsyncNetworkStream]]
 Trace: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
@@ -88,9 +89,11 @@ async def open_stream(
         httpcore.ConnectError: Refused, unknown, or the handshake failed.
         httpcore.ConnectTimeout: It took longer than `timeout`.
     """
-    network = httpcore.AnyIOBackend()
+    # For type checkers httpcore has a stand-in of that name, in case anyio is missing.
+    network = cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
     deadline = anyio.current_time() + timeout if timeout is not None else None
     to: dict[str, Any]
+    connecting: _Step
     if backend.uds is not None:
         to = {"path": backend.uds, "timeout": timeout, "socket_options": socket_options}
         name, connecting = "connection.connect_unix_socket", network.connect_unix_socket
@@ -123,7 +126,7 @@ async def open_stream(
 async def _traced(
     trace: Trace | None,
     name: str,
-    step: Callable[..., Awaitable[httpcore.AsyncNetworkStream]],
+    step: _Step,
     kwargs: dict[str, Any],
 ) -> httpcore.AsyncNetworkStream:
     """Take a step of connecting, with the trace events that httpcore would have given."""

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Coroutine
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import httpx
@@ -68,7 +69,9 @@ class PoolIO:
         if self._context is None:
             connect = self.pool.connect
             context = httpx.create_ssl_context(verify=connect.verify, cert=connect.cert)
-            context.set_alpn_protocols((["http/1.1"] if connect.http1 else []) + (["h2"] if connect.http2 else []))
+            context.set_alpn_protocols(
+                (["http/1.1"] if connect.http1 else []) + (["h2"] if connect.http2 else [])
+            )
             self._context = context
         return self._context
 
@@ -89,7 +92,11 @@ class PoolIO:
     @property
     def probing(self) -> bool:
         """Whether probes run, or there are none to run."""
-        return self.pool.probe is None or self._task is not None or (self._thread is not None and self._thread.running)
+        return (
+            self.pool.probe is None
+            or self._task is not None
+            or (self._thread is not None and self._thread.running)
+        )
 
     def probe_in_this_loop(self) -> None:
         """Probe from now on, in a task of the running event loop."""
@@ -104,7 +111,12 @@ class PoolIO:
             self._thread.start()
 
     def _probe_forever(self) -> Callable[[], Coroutine[Any, Any, None]]:
-        ask = NetworkProbe(self.ssl_context) if self._inner is None else InnerProbe(self._inner)
+        connect = self.pool.connect
+        ask = (
+            NetworkProbe(connect, self.ssl_context)
+            if self._inner is None
+            else InnerProbe(self._inner, connect)
+        )
         return partial(probe_pool, self.pool, ask)
 
     @property
@@ -176,7 +188,5 @@ def _is_over(loop: object) -> bool:
 
 
 def _require_http2() -> None:
-    try:
-        import h2  # noqa: F401  # only whether it is there
-    except ImportError as exc:
-        raise ImportError("http2=True needs the package h2; install it with: pip install 'lbclient[http2]'") from exc
+    if find_spec("h2") is None:
+        raise ImportError("http2=True needs the package h2; install it with: pip install 'lbclient[http2]'")

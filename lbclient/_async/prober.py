@@ -1,8 +1,8 @@
 """Probing a pool in the background: one task for each backend, begun when it joins and ended when it leaves.
 
 The core says what a probe is and what its result does; here it is carried out. Time is counted from the start
-of one probe to the start of the next, a probe that takes longer than its timeout has failed, and no backend is
-probed twice at a time.
+of one probe to the start of the next, a probe that takes longer than its timeout has failed, and no backend
+is probed twice at a time.
 """
 
 from __future__ import annotations

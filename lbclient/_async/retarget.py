@@ -22,7 +22,16 @@ class Target:
         preserve_host: The `Host` header and the TLS server name stay those of the logical URL.
     """
 
-    __slots__ = ("_host", "_origin_url", "_preserve_host", "_server_name", "backend", "origin", "path", "secure")
+    __slots__ = (
+        "_host",
+        "_origin_url",
+        "_preserve_host",
+        "_server_name",
+        "backend",
+        "origin",
+        "path",
+        "secure",
+    )
 
     def __init__(self, backend: Backend, preserve_host: bool) -> None:
         self.backend = backend
@@ -96,6 +105,10 @@ class Target:
 
     def _without_prefix(self, path: bytes) -> bytes:
         prefix = self.path
-        if prefix and path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in (b"", b"/", b"?", b"#"):
+        if (
+            prefix
+            and path.startswith(prefix)
+            and path[len(prefix) : len(prefix) + 1] in (b"", b"/", b"?", b"#")
+        ):
             return path[len(prefix) :] or b"/"
         return path

@@ -19,12 +19,12 @@ from lbclient.core import errors as core_errors
 from lbclient.core.attempts import Attempts
 from lbclient.core.explain import Record
 from lbclient.core.facts import Facts, Header
+from lbclient.core.members import BackendLike
 from lbclient.core.outcome import Failure, Outcome
-from lbclient.core.pool import BackendLike, Pool
+from lbclient.core.pool import ASK_FOR_TIME, Pool
 from lbclient.core.ticket import Ticket
 
 _NO_TIMEOUTS: Mapping[str, float | None] = MappingProxyType({})
-_ASKS_FOR_TIME = frozenset({429, 503})
 
 
 class AsyncBalancedTransport(httpx.AsyncBaseTransport):
@@ -47,7 +47,9 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
     ) -> None:
         if isinstance(target, Pool):
             if pool_options:
-                raise TypeError(f"{', '.join(pool_options)}: options of a pool go to Pool(...) when you make it yourself")
+                raise TypeError(
+                    f"{', '.join(pool_options)}: options of a pool go to Pool(...) when you make it yourself"
+                )
             pool = target
         else:
             pool = Pool(target, **pool_options)
@@ -136,7 +138,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             raise
         elapsed = clock() - ticket.started
         plan.observe(ticket, Outcome(status=answer.status, elapsed=elapsed))
-        asked = _retry_after(answer.headers) if answer.status in _ASKS_FOR_TIME else None
+        asked = _retry_after(answer.headers) if answer.status in ASK_FOR_TIME else None
         ticket.answered(elapsed, answer.status, asked)
         return answer
 
@@ -152,7 +154,9 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("this balanced transport is closed; make a new one (a client closes its transport)")
+            raise RuntimeError(
+                "this balanced transport is closed; make a new one (a client closes its transport)"
+            )
 
     async def __aenter__(self) -> AsyncBalancedTransport:
         self._check_open()

@@ -60,7 +60,9 @@ class Backend:
         if not math.isfinite(self.weight) or self.weight < 0:
             raise ValueError(f"weight of {self.url} is {self.weight!r}; write a finite number >= 0")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int) or self.priority < 0:
-            raise ValueError(f"priority of {self.url} is {self.priority!r}; write an integer >= 0, 0 is used first")
+            raise ValueError(
+                f"priority of {self.url} is {self.priority!r}; write an integer >= 0, 0 is used first"
+            )
         put(self, "metadata", MappingProxyType(dict(self.metadata or {})))
 
     @property
@@ -94,7 +96,9 @@ def _parse(url: str) -> tuple[str, str, int, str]:
     except ValueError as exc:
         raise ValueError(f"backend {url!r} is not a URL ({exc}); {example}") from exc
     if parts.scheme not in _SCHEMES:
-        raise ValueError(f"backend {url!r} has the scheme {parts.scheme!r}; allowed are {', '.join(_SCHEMES)}")
+        raise ValueError(
+            f"backend {url!r} has the scheme {parts.scheme!r}; allowed are {', '.join(_SCHEMES)}"
+        )
     if not parts.hostname:
         raise ValueError(f"backend {url!r} has no host; {example}")
     if parts.query or parts.fragment or "@" in parts.netloc:

@@ -63,4 +63,6 @@ class Connect:
         if self.engine not in get_args(Engine):
             raise ValueError(f"engine is {self.engine!r}; write one of {', '.join(get_args(Engine))}")
         if self.engine == "native":
-            raise ValueError("engine is 'native', which this version does not have; write 'auto' or 'httpcore'")
+            raise ValueError(
+                "engine is 'native', which this version does not have; write 'auto' or 'httpcore'"
+            )

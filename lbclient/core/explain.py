@@ -77,7 +77,7 @@ class Record:
         """Every attempt, the one that answered last."""
         because = str(getattr(self._plan.pool.algorithm, "because", "the algorithm's choice"))
         tried: list[str] = []
-        attempts = []
+        attempts: list[Attempt] = []
         for ticket, outcome in self._plan.log:
             attempts.append(_describe(ticket, outcome, because, tried))
             tried.append(ticket.state.url)
@@ -107,9 +107,7 @@ class Record:
             "pool": self.pool,
             "sticky": self.sticky,
             "seed": self.seed,
-            "attempts": [
-                {**asdict(attempt), "skipped": dict(attempt.skipped)} for attempt in self.attempts
-            ],
+            "attempts": [{**asdict(attempt), "skipped": dict(attempt.skipped)} for attempt in self.attempts],
         }
 
     def __repr__(self) -> str:

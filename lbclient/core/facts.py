@@ -78,7 +78,9 @@ class Facts:
 KeyLike: TypeAlias = str | Callable[[Facts], object]
 KeyReader: TypeAlias = Callable[[Facts], bytes | None]
 
-_FORMS = "'client_ip', 'path', 'header:NAME', 'cookie:NAME', 'query:NAME', or a callable of the request's facts"
+_FORMS = (
+    "'client_ip', 'path', 'header:NAME', 'cookie:NAME', 'query:NAME', or a callable of the request's facts"
+)
 
 
 def as_key(value: object) -> bytes | None:

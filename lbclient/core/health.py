@@ -126,7 +126,9 @@ class PassiveHealth:
         check_number("max_ejection", self.max_ejection, above=0)
         check_fraction("max_ejected", self.max_ejected)
         if self.max_ejection < self.base_ejection:
-            raise ValueError(f"max_ejection is {self.max_ejection}; write at least base_ejection ({self.base_ejection})")
+            raise ValueError(
+                f"max_ejection is {self.max_ejection}; write at least base_ejection ({self.base_ejection})"
+            )
         if self.failure_statuses is not None:
             statuses = frozenset(self.failure_statuses)
             for status in statuses:
@@ -252,7 +254,7 @@ class Health:
     def describe(self, now: float) -> str:
         """The state in words, as the record and the logs say it."""
         if self.admin is not Admin.ACTIVE:
-            return self.admin.value
+            return str(self.admin.value)
         if self.check is Check.FAILING:
             return "failing its probe"
         if self.passive is Passive.EJECTED:
@@ -358,7 +360,9 @@ class Health:
         """The one request that tries the backend was picked."""
         self.passive = Passive.TRIAL
 
-    def end_trial(self, verdict: bool | None, policy: PassiveHealth, now: float, jitter: float, reason: str) -> None:
+    def end_trial(
+        self, verdict: bool | None, policy: PassiveHealth, now: float, jitter: float, reason: str
+    ) -> None:
         """The trial succeeded, failed, or (None) proved nothing, so that the next request may try."""
         if verdict is None:
             self.passive = Passive.HALF_OPEN
@@ -371,7 +375,7 @@ class Health:
             self.eject(policy, now, jitter, reason)
 
     def _forgive(self, policy: PassiveHealth, now: float) -> None:
-        """k falls by one for every whole `base` that passed without a failure, outside ejections."""
+        """K falls by one for every whole `base` that passed without a failure, outside ejections."""
         self.ejections = max(0, self.ejections - int((now - self._clean_since) / policy.base_ejection))
         self._clean_since = now
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from lbclient.core.algorithms import from_name
 from lbclient.core.algorithms.picker import Algorithm, pick_by_rebuilding
@@ -24,19 +24,18 @@ from lbclient.core.connect import Connect
 from lbclient.core.errors import NoBackendAvailable
 from lbclient.core.facts import Facts, KeyLike, KeyReader, as_key, key_reader
 from lbclient.core.health import Admin, Check, Passive, PassiveHealth
+from lbclient.core.members import BackendLike, Members, admit, find
+from lbclient.core.news import News
 from lbclient.core.outcome import BACKEND_S_FAULT, Failure
+from lbclient.core.outliers import Change, OutlierDetector
 from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.snapshot import Rules, Snapshot, build_snapshot, fail_open_set, why_not
-from lbclient.core.status import BackendStatus, PoolStatus
+from lbclient.core.status import PoolStatus, status_of
 from lbclient.core.ticket import Answer, Ticket
 
-logger = logging.getLogger("lbclient")
-
 _T = TypeVar("_T")
-BackendLike: TypeAlias = Backend | str
-_News: TypeAlias = tuple[int, str, tuple[object, ...]]
 
-EJECTION_JITTER = 0.1
+ASK_FOR_TIME = frozenset({429, 503})
 LATENCY_SHARE = 0.2  # of the newest answer in the status's moving average
 _STATUS_FAILURES = PassiveHealth()  # what counts as a failure in the status of a pool without passive health
 
@@ -84,10 +83,12 @@ class Pool:
         self.algorithm = _as_algorithm(algorithm)
         self.probe = _instance("probe", probe, (HttpProbe, TcpProbe))
         self.passive = _instance("passive", passive, (PassiveHealth,))
-        self.slow_start = check_number("slow_start", slow_start, at_least=0)
-        self.panic_threshold = check_fraction("panic_threshold", panic_threshold)
+        check_number("slow_start", slow_start, at_least=0)
+        check_fraction("panic_threshold", panic_threshold)
         if panic_threshold and not fail_open:
-            raise ValueError("panic_threshold ignores health and fail_open=False never does; leave one of them out")
+            raise ValueError(
+                "panic_threshold ignores health and fail_open=False never does; leave one of them out"
+            )
         if max_in_flight is not None:
             check_whole("max_in_flight", max_in_flight, at_least=1)
         self.max_in_flight = max_in_flight
@@ -97,13 +98,11 @@ class Pool:
         self.seed = None if rng is not None else random.getrandbits(64)
         self.rng = rng if rng is not None else random.Random(self.seed)
         self._key: KeyReader | None = _reader_of(self.algorithm)
-        self._rules = Rules(
-            self.algorithm, self.slow_start, self.panic_threshold, fail_open, max_in_flight is not None
-        )
+        self._rules = Rules(self.algorithm, slow_start, panic_threshold, fail_open, max_in_flight is not None)
+        self._outliers = None if self.passive is None else OutlierDetector(self.passive, self.rng)
         self._lock = threading.Lock()
-        self._news: list[_News] = []
-        self._listeners: tuple[Callable[[], None], ...] = ()
-        self._states = self._admit(backends, {}, ramp_since=None)
+        self._news = News(self._lock)
+        self._states = admit(name, backends, {}, clock, ramp_since=None)
         self._snapshot = build_snapshot(tuple(self._states.values()), self._rules, self.rng, clock(), None)
 
     def __repr__(self) -> str:
@@ -163,7 +162,7 @@ class Pool:
                 state.health.begin_trial()
                 self._publish(now)
         if self._news:
-            self._tell()
+            self._news.tell()
         return ticket
 
     def _pick_among(self, snapshot: Snapshot, key: bytes | None, exclude: Collection[str]) -> BackendState:
@@ -223,10 +222,12 @@ class Pool:
                 state.latency = latency if seen is None else seen + LATENCY_SHARE * (latency - seen)
             if failed or overload or ticket.trial:
                 self._judge(ticket, now, failed, overload, f"status {status}")
-            if retry_after and policy.retry_after and status in (429, 503):
-                self._hold(state, policy, now, retry_after)
+            if retry_after and self._outliers is not None and policy.retry_after and status in ASK_FOR_TIME:
+                self._took_effect(
+                    state, now, self._outliers.hold(state, self._states.values(), now, retry_after)
+                )
         if self._news:
-            self._tell()
+            self._news.tell()
 
     def ticket_ended(self, ticket: Ticket, kind: Failure | None, latency: float | None) -> None:
         """`ticket` is over: with a failure of this kind, or (None) with whatever its response was."""
@@ -246,75 +247,34 @@ class Pool:
             elif kind in BACKEND_S_FAULT:
                 state.failures += 1
                 self._observe(state, now - ticket.started if latency is None else latency, True, now)
-                self._judge(ticket, now, True, False, str(kind))
+                self._judge(ticket, now, True, why=str(kind))
             elif kind is None or answer is not None:
                 state.successes += 1
                 if kind is None and answer is Answer.GOOD:
-                    self._judge(ticket, now, False, False, "")
+                    self._judge(ticket, now, False)
             elif ticket.trial:
-                self._judge(ticket, now, None, False, "")
+                self._judge(ticket, now, None)
         if self._news:
-            self._tell()
+            self._news.tell()
 
     def _observe(self, state: BackendState, latency: float, failed: bool, now: float) -> None:
         observed = self._snapshot.observed
         if observed is not None:
             observed(state, latency, failed, now)
 
-    def _judge(self, ticket: Ticket, now: float, failed: bool | None, overload: bool, why: str) -> None:
-        """Let passive health know of an outcome; None is one that proves nothing."""
-        policy = self.passive
-        state = ticket.state
-        health = state.health
-        if policy is None or ticket.epoch != health.epoch:
-            return
-        if health.passive is Passive.TRIAL:
-            if ticket.trial:
-                self._end_trial(state, policy, now, None if overload else failed, why)
-        elif health.passive is Passive.IN and failed is not None:
-            reason = health.record(policy, now, failed, overload)
-            if reason is not None and self._may_eject(state, policy, reason):
-                if reason == "consecutive":
-                    words = f"{health.failures_in_a_row} failures in a row, the last: {why}"
-                else:
-                    words = f"over {policy.failure_ratio:.0%} of its requests failed, the last: {why}"
-                health.eject(policy, now, self._jitter(), words)
-                self._log(logging.WARNING, "ejected for %.1f s: %s", state, health.ejected_for(now), words)
-                self._publish(now)
-
-    def _end_trial(
-        self, state: BackendState, policy: PassiveHealth, now: float, failed: bool | None, why: str
+    def _judge(
+        self, ticket: Ticket, now: float, failed: bool | None, overload: bool = False, why: str = ""
     ) -> None:
-        health = state.health
-        health.end_trial(None if failed is None else not failed, policy, now, self._jitter(), f"trial: {why}")
-        if failed:
-            self._log(logging.WARNING, "ejected for %.1f s: its trial failed: %s", state, health.ejected_for(now), why)
-        elif failed is not None:
-            self._log(logging.INFO, "back in: its trial succeeded", state)
-        self._publish(now)
+        if self._outliers is not None:
+            everybody = self._states.values()
+            self._took_effect(
+                ticket.state, now, self._outliers.judge(ticket, everybody, now, failed, overload, why)
+            )
 
-    def _hold(self, state: BackendState, policy: PassiveHealth, now: float, seconds: float) -> None:
-        if self.passive is None or state.health.passive is not Passive.IN or not self._others_stand(state):
-            return
-        seconds = min(seconds, policy.max_ejection)
-        state.health.hold(now + seconds, "it sent Retry-After")
-        self._log(logging.INFO, "held back for %.1f s: it sent Retry-After", state, seconds)
-        self._publish(now)
-
-    def _may_eject(self, state: BackendState, policy: PassiveHealth, reason: str) -> bool:
-        """Never the last backend standing; and the ratio may have ejected at most its share of the pool."""
-        if not self._others_stand(state):
-            return False
-        if reason == "consecutive":
-            return True
-        out = sum(1 for s in self._states.values() if s.health.passive is not Passive.IN)
-        return out + 1 <= policy.max_ejected * len(self._states)
-
-    def _others_stand(self, state: BackendState) -> bool:
-        return any(s.health.standing and s is not state and s.backend.weight > 0 for s in self._states.values())
-
-    def _jitter(self) -> float:
-        return 1 + EJECTION_JITTER * (2 * self.rng.random() - 1)
+    def _took_effect(self, state: BackendState, now: float, change: Change | None) -> None:
+        if change is not None:
+            self._log(change.level, change.words, state, *change.args)
+            self._publish(now)
 
     # Membership and administration
 
@@ -328,8 +288,16 @@ class Pool:
         with self._lock:
             if new.url in self._states:
                 raise ValueError(f"{new.url} is in pool {self.name!r} already; use update() to change it")
-            self._become({**self._states, **self._admit([new], {}, ramp_since=self.clock())})
-        self._tell()
+            self._become(
+                admit(
+                    self.name,
+                    [*(state.backend for state in self._states.values()), new],
+                    self._states,
+                    self.clock,
+                    self.clock(),
+                )
+            )
+        self._news.tell()
 
     def remove(self, url: str) -> None:
         """No new picks; what is in flight may finish.
@@ -338,12 +306,11 @@ class Pool:
             ValueError: The URL is unknown, or it is the last one.
         """
         with self._lock:
-            self._state(url)
-            rest = {known: state for known, state in self._states.items() if known != _as_url(url)}
-            if not rest:
+            leaving = self._state(url)
+            if len(self._states) == 1:
                 raise ValueError(f"{url} is the last backend of pool {self.name!r}; a pool cannot be empty")
-            self._become(rest)
-        self._tell()
+            self._become({known: state for known, state in self._states.items() if state is not leaving})
+        self._news.tell()
 
     def update(self, backends: Iterable[BackendLike]) -> None:
         """The whole set at once; the numbers and the health of those that stay are kept.
@@ -352,8 +319,8 @@ class Pool:
             ValueError: The set is empty, or has a URL twice. Nothing has changed then.
         """
         with self._lock:
-            self._become(self._admit(backends, self._states, ramp_since=self.clock()))
-        self._tell()
+            self._become(admit(self.name, backends, self._states, self.clock, self.clock()))
+        self._news.tell()
 
     def begin_drain(self, url: str, grace: float = 300.0) -> None:
         """No new picks from now on; after `grace` seconds (>= 0) the backend is disabled."""
@@ -363,14 +330,14 @@ class Pool:
             health.admin = Admin.DRAINING
             health.drain_until = self.clock() + grace
             self._changed(url, "draining, %.1f s grace", grace)
-        self._tell()
+        self._news.tell()
 
     def disable(self, url: str) -> None:
         """No new picks and no probes, until `enable`."""
         with self._lock:
             self._state(url).health.admin = Admin.DISABLED
             self._changed(url, "disabled")
-        self._tell()
+        self._news.tell()
 
     def enable(self, url: str) -> None:
         """Pickable again, after a drain or `disable`."""
@@ -380,7 +347,7 @@ class Pool:
                 health.admin = Admin.ACTIVE
                 health.ramp_since = self.clock()
                 self._changed(url, "enabled")
-        self._tell()
+        self._news.tell()
 
     def set_weight(self, url: str, weight: float) -> None:
         """Another share; >= 0, 0 takes no new picks."""
@@ -388,7 +355,7 @@ class Pool:
             state = self._state(url)
             state.backend = replace(state.backend, weight=weight)
             self._changed(url, "weight %s", weight)
-        self._tell()
+        self._news.tell()
 
     def report_probe(self, url: str, passed: bool) -> None:
         """One probe result, or the verdict of some other checker.
@@ -404,7 +371,7 @@ class Pool:
                 level = logging.INFO if passed else logging.WARNING
                 was = "" if known is Check.UNKNOWN else f", was {known.value}"
                 self._changed(url, "probe %s%s", health.check.value, was, level=level)
-        self._tell()
+        self._news.tell()
 
     def members(self) -> tuple[Backend, ...]:
         """The backends that are not disabled, in declared order."""
@@ -412,14 +379,7 @@ class Pool:
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called after every change, from whatever thread made it; returns what undoes it."""
-        with self._lock:
-            self._listeners = (*self._listeners, callback)
-
-        def unsubscribe() -> None:
-            with self._lock:
-                self._listeners = tuple(known for known in self._listeners if known is not callback)
-
-        return unsubscribe
+        return self._news.subscribe(callback)
 
     def status(self) -> PoolStatus:
         """Everything a person wants to see. Takes no lock (unless time has changed the answer): picks do not wait."""
@@ -428,54 +388,25 @@ class Pool:
         if now >= snapshot.valid_until:
             with self._lock:
                 snapshot = self._publish(now)
-            self._tell()
+            self._news.tell()
         return PoolStatus(
             name=self.name,
             algorithm=algorithm_name(self.algorithm),
             generation=snapshot.generation,
             panic=snapshot.panic,
-            backends=tuple(_status_of(state, now) for state in self._states.values()),
+            backends=tuple(status_of(state, now) for state in self._states.values()),
         )
 
     # Inside (with the lock held)
 
     def _state(self, url: str) -> BackendState:
-        known = self._states.get(_as_url(url))
-        if known is None:
-            raise ValueError(f"{url!r} is not in pool {self.name!r}; it has {', '.join(self._states)}")
-        return known
+        return find(self.name, self._states, url)
 
-    def _admit(
-        self, backends: Iterable[BackendLike], known: dict[str, BackendState], ramp_since: float | None
-    ) -> dict[str, BackendState]:
-        """The states of a whole set; those that are known keep theirs, the others begin their slow start."""
-        if isinstance(backends, (str, Backend)):
-            raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
-        declared = [Backend.of(backend) for backend in backends]
-        if not declared:
-            raise ValueError(f"pool {self.name!r} has no backends; write at least one, like 'http://10.0.0.5:8080'")
-        if len({backend.url for backend in declared}) < len(declared):
-            urls = [backend.url for backend in declared]
-            twice = sorted({url for url in urls if urls.count(url) > 1})
-            raise ValueError(f"pool {self.name!r} has {', '.join(twice)} more than once; use weight= for a larger share")
-        states: dict[str, BackendState] = {}
-        for backend in declared:
-            state = known.get(backend.url)
-            if state is None:
-                state = BackendState(backend, self.clock)
-                state.health.ramp_since = ramp_since
-            states[backend.url] = state
-        # Nothing above this line has changed anything, so a set that is refused leaves no trace.
-        for backend in declared:
-            states[backend.url].backend = backend
-        return states
-
-    def _become(self, states: dict[str, BackendState]) -> None:
-        """Another set of members; the dict is replaced whole, so that readers without the lock are safe."""
+    def _become(self, states: Members) -> None:
         added = [url for url in states if url not in self._states]
         removed = [url for url in self._states if url not in states]
         self._states = states
-        self._news.append((logging.INFO, "%s: added %s, removed %s", (self.name, added, removed)))
+        self._news.add(logging.INFO, "%s: added %s, removed %s", self.name, added, removed)
         self._publish(self.clock())
 
     def _publish(self, now: float) -> Snapshot:
@@ -484,9 +415,9 @@ class Pool:
         self._snapshot = snapshot
         if snapshot.panic and not before.panic:
             words = "%s: too few backends are available; picking among all %d, healthy or not"
-            self._news.append((logging.WARNING, words, (self.name, len(snapshot.candidates))))
+            self._news.add(logging.WARNING, words, self.name, len(snapshot.candidates))
         elif before.panic and not snapshot.panic:
-            self._news.append((logging.INFO, "%s: enough backends are available again", (self.name,)))
+            self._news.add(logging.INFO, "%s: enough backends are available again", self.name)
         return snapshot
 
     def _changed(self, url: str, words: str, *args: object, level: int = logging.INFO) -> None:
@@ -494,19 +425,7 @@ class Pool:
         self._publish(self.clock())
 
     def _log(self, level: int, words: str, state: BackendState, *args: object) -> None:
-        self._news.append((level, f"%s: %s {words}", (self.name, state.url, *args)))
-
-    # Outside (without the lock)
-
-    def _tell(self) -> None:
-        """Log what happened and let the listeners know, now that the lock is free."""
-        with self._lock:
-            news, self._news = self._news, []
-        for level, words, args in news:
-            logger.log(level, words, *args)
-        if news:
-            for callback in self._listeners:
-                callback()
+        self._news.add(level, f"%s: %s {words}", self.name, state.url, *args)
 
 
 def algorithm_name(algorithm: Algorithm) -> str:
@@ -534,29 +453,3 @@ def _instance(name: str, value: _T, kinds: tuple[type, ...]) -> _T:
         wanted = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
         raise TypeError(f"{name} is {value!r}; write {wanted}, or None")
     return value
-
-
-def _as_url(url: str) -> str:
-    return url.rstrip("/")
-
-
-def _status_of(state: BackendState, now: float) -> BackendStatus:
-    backend, health = state.backend, state.health
-    ejected_for = health.ejected_for(now)
-    return BackendStatus(
-        url=state.url,
-        weight=backend.weight,
-        zone=backend.zone,
-        priority=backend.priority,
-        admin=health.admin.value,
-        check=health.check.value,
-        ejected=ejected_for > 0,
-        ejected_for=ejected_for,
-        available=health.available and backend.weight > 0,
-        in_flight=state.in_flight,
-        picks=state.picks,
-        successes=state.successes,
-        failures=state.failures,
-        latency=state.latency,
-        why=health.describe(now),
-    )

@@ -10,10 +10,13 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeAlias
 
 from lbclient.core.algorithms.picker import Algorithm, Picker, pick_by_rebuilding
 from lbclient.core.backend import BackendState
 from lbclient.core.health import RAMP_STEPS, Admin, Passive
+
+_PickOther: TypeAlias = Callable[[bytes | None, Collection[BackendState]], BackendState | None]
 
 LOADS_SHOWN = 16  # copying the loads of the candidates costs 30 ns each; a larger pool's record does without
 
@@ -87,8 +90,7 @@ class Snapshot:
         self, algorithm: Algorithm, rng: Random, key: bytes | None, avoid: Collection[BackendState]
     ) -> BackendState | None:
         """The picker's choice among those not in `avoid`; None when nobody is left."""
-        own: Callable[[bytes | None, Collection[BackendState]], BackendState | None] | None
-        own = getattr(self.picker, "pick_other", None)
+        own: _PickOther | None = getattr(self.picker, "pick_other", None)
         if own is not None:
             return own(key, avoid)
         return pick_by_rebuilding(algorithm, self.candidates, rng, key, avoid)

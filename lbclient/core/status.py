@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lbclient.core.backend import BackendState
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +62,26 @@ class PoolStatus:
     generation: int
     panic: bool
     backends: tuple[BackendStatus, ...]
+
+
+def status_of(state: BackendState, now: float) -> BackendStatus:
+    """What there is to see of a backend."""
+    backend, health = state.backend, state.health
+    ejected_for = health.ejected_for(now)
+    return BackendStatus(
+        url=state.url,
+        weight=backend.weight,
+        zone=backend.zone,
+        priority=backend.priority,
+        admin=health.admin.value,
+        check=health.check.value,
+        ejected=ejected_for > 0,
+        ejected_for=ejected_for,
+        available=health.available and backend.weight > 0,
+        in_flight=state.in_flight,
+        picks=state.picks,
+        successes=state.successes,
+        failures=state.failures,
+        latency=state.latency,
+        why=health.describe(now),
+    )

@@ -10,7 +10,8 @@ from lbclient.core.outcome import FAILURES, Failure
 
 if TYPE_CHECKING:
     from lbclient.core.backend import Backend, BackendState
-    from lbclient.core.pool import Pool, Snapshot
+    from lbclient.core.pool import Pool
+    from lbclient.core.snapshot import Snapshot
 
 Drawn: TypeAlias = int | float | None
 
@@ -30,7 +31,18 @@ class Ticket:
     raises an `OSError`, as nobody's fault otherwise.
     """
 
-    __slots__ = ("_pool", "answer", "drawn", "epoch", "loads", "open", "snapshot", "started", "state", "trial")
+    __slots__ = (
+        "_pool",
+        "answer",
+        "drawn",
+        "epoch",
+        "loads",
+        "open",
+        "snapshot",
+        "started",
+        "state",
+        "trial",
+    )
 
     def __init__(
         self,

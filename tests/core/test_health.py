@@ -325,14 +325,18 @@ def test_one_that_an_operator_took_out_does_not_stand(take_out: str) -> None:
 
 
 def test_the_ratio_ejects_at_most_half() -> None:
-    pool, _ = make_pool(*(f"http://s{n}:1" for n in range(4)), passive=PassiveHealth(consecutive_failures=1000))
+    pool, _ = make_pool(
+        *(f"http://s{n}:1" for n in range(4)), passive=PassiveHealth(consecutive_failures=1000)
+    )
     for status in pool.status().backends:
         fail(pool, status.url, 30)
     assert [status.ejected for status in pool.status().backends] == [True, True, False, False]
 
 
 def test_in_a_pool_of_nine_one_can_be_ejected() -> None:
-    pool, _ = make_pool(*(f"http://s{n}:1" for n in range(9)), passive=PassiveHealth(consecutive_failures=1000))
+    pool, _ = make_pool(
+        *(f"http://s{n}:1" for n in range(9)), passive=PassiveHealth(consecutive_failures=1000)
+    )
     fail(pool, "http://s3:1", 30)
     assert of(pool, "http://s3:1").ejected
 
@@ -537,9 +541,15 @@ def test_the_state_is_told_in_words() -> None:
         ({"min_requests": 0}, "min_requests is 0"),
         ({"window": 0}, "window is 0; write a number above 0"),
         ({"base_ejection": -1}, "base_ejection is -1"),
-        ({"base_ejection": 30, "max_ejection": 10}, r"max_ejection is 10; write at least base_ejection \(30\)"),
+        (
+            {"base_ejection": 30, "max_ejection": 10},
+            r"max_ejection is 10; write at least base_ejection \(30\)",
+        ),
         ({"max_ejected": 2}, "max_ejected is 2"),
-        ({"failure_statuses": [99]}, "a status in failure_statuses is 99; write a whole number from 100 to 599"),
+        (
+            {"failure_statuses": [99]},
+            "a status in failure_statuses is 99; write a whole number from 100 to 599",
+        ),
     ],
 )
 def test_a_policy_out_of_range_is_refused(options: dict[str, object], message: str) -> None:

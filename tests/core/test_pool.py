@@ -192,7 +192,9 @@ def test_membership_errors_say_what_is_wrong() -> None:
     pool, _ = make_pool(A, B)
     with pytest.raises(ValueError, match="http://a:1 is in pool 'default' already"):
         pool.add(A)
-    with pytest.raises(ValueError, match="'http://x' is not in pool 'default'; it has http://a:1, http://b:1"):
+    with pytest.raises(
+        ValueError, match="'http://x' is not in pool 'default'; it has http://a:1, http://b:1"
+    ):
         pool.remove("http://x")
     pool.remove(A)
     with pytest.raises(ValueError, match="http://b:1 is the last backend of pool 'default'"):
@@ -414,14 +416,24 @@ def test_large_pools_do_without_the_loads_in_the_record() -> None:
 @pytest.mark.parametrize(
     ("backends", "options", "error", "message"),
     [
-        ([], {}, ValueError, "pool 'default' has no backends; write at least one, like 'http://10.0.0.5:8080'"),
+        (
+            [],
+            {},
+            ValueError,
+            "pool 'default' has no backends; write at least one, like 'http://10.0.0.5:8080'",
+        ),
         (A, {}, TypeError, "backends is 'http://a:1'; write a list"),
         (Backend(A), {}, TypeError, "write a list of URLs or Backends"),
         ([A, B, A + "/"], {}, ValueError, "pool 'default' has http://a:1 more than once"),
         ([A], {"algorithm": "fastest"}, ValueError, "round_robin"),
         ([A], {"algorithm": Last}, TypeError, "write a name such as 'round_robin', or an object with build"),
         ([A], {"algorithm": 7}, TypeError, "algorithm is 7"),
-        ([A], {"probe": "/health"}, TypeError, r"probe is '/health'; write HttpProbe\(...\) or TcpProbe\(...\), or None"),
+        (
+            [A],
+            {"probe": "/health"},
+            TypeError,
+            r"probe is '/health'; write HttpProbe\(...\) or TcpProbe\(...\), or None",
+        ),
         ([A], {"passive": True}, TypeError, r"passive is True; write PassiveHealth\(...\), or None"),
         ([A], {"connect": {}}, TypeError, r"connect is {}; write Connect\(...\), or None"),
         ([A], {"slow_start": -1}, ValueError, "slow_start is -1; write a number of 0 or more"),

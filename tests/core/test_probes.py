@@ -40,7 +40,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (probe.path, probe.method, probe.expect) == ("/", "GET", "200")
     assert (probe.interval, probe.timeout, probe.jitter) == (15.0, 5.0, 0.1)
     assert (probe.healthy_threshold, probe.unhealthy_threshold) == (2, 3)
-    assert probe.headers is probe.host is probe.port is probe.body is probe.interval_unhealthy is probe.scheme
+    for name in ("headers", "host", "port", "body", "interval_unhealthy", "scheme"):
+        assert getattr(probe, name) is None
     tcp = TcpProbe()
     assert (tcp.interval, tcp.timeout, tcp.jitter, tcp.port) == (15.0, 5.0, 0.1, None)
     assert (tcp.healthy_threshold, tcp.unhealthy_threshold) == (2, 3)

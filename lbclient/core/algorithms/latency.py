@@ -8,9 +8,8 @@ Four rules keep the measuring from doing harm:
   attempt counts as 50 times what an answer of this pool takes, or as long as it took if that is more.
 * *Nobody is judged unheard.* A backend without an estimate is the best choice while nothing is in flight
   there, and the last choice while something is: one request finds out.
-* *Nobody is judged for ever.* An estimate that is not used halves every 7 s (`tau`), until the backend is
-  looked at again. The request that does so brings the old estimate back until it is answered: one look, not a
-  stampede.
+* *Nobody is judged for ever.* An estimate that is not used fades within some `tau`, until the backend is looked at
+  again. The request that does so brings the old estimate back until it is answered: one look, not a stampede.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ _UNHEARD = 1e9  # cost of one more in flight where nobody knows what it costs
 _TELLING = 0.95  # costs closer than this are alike, and the weights decide
 _REDRAWS = 16
 _SCANNED = 16
+_MOST_ANSWERS = 32.0  # that an average rests on: more would make it slow to learn
 
 
 def _check_tau(tau: float) -> None:
@@ -84,17 +84,14 @@ class LeastResponseTime:
         return LeastResponseTimePicker(self.name, backends, self.tau, rng)
 
 
-def ewma(seconds: float, sample: float, elapsed: float, tau: float) -> float:
-    """A moving average after a `sample` that came `elapsed` seconds after the one before."""
-    keep = math.exp(-elapsed / tau)
-    return seconds * keep + sample * (1 - keep)
-
-
 def peak_ewma(seconds: float, sample: float, elapsed: float, tau: float) -> float:
-    """The same, but a sample above what is left of the average replaces it (Finagle's `Metric.observe`)."""
-    if sample > seconds * math.exp(-elapsed / tau):
-        return sample
-    return ewma(seconds, sample, elapsed, tau)
+    """Finagle's moving average (`PeakEwma.Metric`) after a `sample` that came `elapsed` seconds after the last one.
+
+    A sample above what is left of the average replaces it; one below is mixed in.
+    """
+    keep = math.exp(-elapsed / tau)
+    left = seconds * keep
+    return sample if sample > left else left + sample * (1 - keep)
 
 
 class _Mean:
@@ -113,11 +110,12 @@ class _Mean:
 class Estimate:
     """What is known of one backend; kept in its `BackendState.memory`."""
 
-    __slots__ = ("answered", "mean", "seconds", "used")
+    __slots__ = ("answered", "count", "mean", "seconds", "used")
 
     def __init__(self, mean: _Mean) -> None:
         self.mean = mean
         self.seconds: float | None = None
+        self.count = 0.0  # how many answers it rests on, the old ones faded
         self.answered = 0.0  # when the last answer came
         self.used = 0.0  # when it was last picked, or answered
 
@@ -167,13 +165,18 @@ class _MeasuringPicker:
         estimate = self._estimates[index]
         if estimate.seconds is None:
             return _UNHEARD * waiting
-        return estimate.seconds * math.exp((estimate.used - now) / self._tau) * (waiting + 1)
+        return self._expected(estimate.seconds, estimate, now) * (waiting + 1)
 
     def _is_being_heard(self, index: int) -> bool:
         """Whether its first answer is still on the way."""
         return self._estimates[index].seconds is None and self._states[index].in_flight > 0
 
-    def _learn(self, seconds: float, sample: float, elapsed: float) -> float:
+    def _expected(self, seconds: float, estimate: Estimate, now: float) -> float:
+        """What an estimate of `seconds` is worth by now."""
+        raise NotImplementedError
+
+    def _learn(self, seconds: float, estimate: Estimate, sample: float, elapsed: float) -> float:
+        """The estimate after another `sample`."""
         raise NotImplementedError
 
     def started(self, state: BackendState, /) -> None:
@@ -188,9 +191,11 @@ class _MeasuringPicker:
         if estimate is None:
             return
         sample = estimate.charge(latency, failed)
-        if estimate.seconds is not None:
-            sample = self._learn(estimate.seconds, sample, max(0.0, now - estimate.answered))
-        estimate.seconds = sample
+        elapsed = max(0.0, now - estimate.answered)
+        if estimate.seconds is None:
+            estimate.seconds, estimate.count = sample, 1.0
+        else:
+            estimate.seconds = self._learn(estimate.seconds, estimate, sample, elapsed)
         estimate.answered = estimate.used = now
 
 
@@ -215,7 +220,10 @@ class PeakEWMAPicker(_MeasuringPicker):
         super().__init__(name, backends, tau, rng)
         self._pair = Pairs(self._weights).pair
 
-    def _learn(self, seconds: float, sample: float, elapsed: float) -> float:
+    def _expected(self, seconds: float, estimate: Estimate, now: float) -> float:
+        return seconds * math.exp((estimate.used - now) / self._tau)
+
+    def _learn(self, seconds: float, estimate: Estimate, sample: float, elapsed: float) -> float:
         return peak_ewma(seconds, sample, elapsed, self._tau)
 
     def pick(self, key: bytes | None, /) -> BackendState:
@@ -251,8 +259,23 @@ class LeastResponseTimePicker(_MeasuringPicker):
         super().__init__(name, backends, tau, rng)
         self._table = alias_table(self._weights)
 
-    def _learn(self, seconds: float, sample: float, elapsed: float) -> float:
-        return ewma(seconds, sample, elapsed, self._tau)
+    def _expected(self, seconds: float, estimate: Estimate, now: float) -> float:
+        """The lower end of what it may be: the fewer and older the answers, the wider the guess.
+
+        It is forgotten towards the mean of the pool, and n answers place a mean to about 1 / sqrt(n) of itself
+        (their spread is about their mean). Without this, a backend whose first answer was slow by chance would
+        be shunned as if it were slow.
+        """
+        count = estimate.count * math.exp((estimate.used - now) / self._tau)
+        mean = estimate.mean.seconds
+        if mean is not None:
+            seconds = (seconds * count + mean) / (count + 1)
+        return seconds / (1 + 1 / math.sqrt(count + 1))
+
+    def _learn(self, seconds: float, estimate: Estimate, sample: float, elapsed: float) -> float:
+        count = min(estimate.count * math.exp(-elapsed / self._tau), _MOST_ANSWERS - 1)
+        estimate.count = count + 1
+        return (seconds * count + sample) / (count + 1)
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The cheapest one, the first drawn when none is cheaper by more than a twentieth."""

@@ -107,12 +107,11 @@ class LeastConnectionsPicker:
         if seat is None:
             return
         level = state.in_flight
-        groups = self._groups
-        while level >= len(groups):
-            groups.append([])
-        seat.move(groups[level])
-        while not groups[self._least]:  # at most one step: this one has just moved there
-            self._least += 1
+        if level >= len(self._groups):
+            self._groups.append([])
+        seat.move(self._groups[level])
+        if not self._groups[self._least]:
+            self._least += 1  # where the one that left it has gone
 
     def ended(self, state: BackendState, /) -> None:
         """A ticket ended: one group down."""

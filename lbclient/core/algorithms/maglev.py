@@ -6,6 +6,7 @@ a thousand of the others moves as well (Eisenbud et al., NSDI 2016). The table i
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def maglev_table(
     digest = digest or xxh64("maglev")
     order = sorted(range(len(names)), key=names.__getitem__)
     data = [names[index].encode() for index in order]
-    total = sum(weights)
+    total = math.fsum(weights)
     shares = [weights[index] / total for index in order]
     heaviest = max(shares)
     slots = [digest(name, 0) % size for name in data]

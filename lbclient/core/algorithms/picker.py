@@ -4,7 +4,7 @@ A picker never looks at health: every backend it was built over may be picked. A
 the pool's lock, so it needs none of its own. Besides `pick` it may have any of these, and the pool uses what it finds:
 
     pick_other(key, avoid)                 the choice when some of its backends are out of the question
-    started(state)                         a ticket on `state` was taken (by this picker or past it); in flight has grown
+    started(state)                         a ticket on `state` was taken, by this picker or past it; in flight grew
     ended(state)                           a ticket on `state` ended; in flight has shrunk
     observed(state, latency, failed, now)  an attempt's seconds to the response headers, or to its failure
     drawn                                  the number that decided the last pick, for the record

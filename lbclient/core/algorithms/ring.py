@@ -25,6 +25,9 @@ from lbclient.core.checks import check_whole
 from lbclient.core.facts import KeyLike
 from lbclient.core.hashing import crc32, stable64, stable64_stream, xxh64
 
+_OWNER_BITS = 32
+_OWNER = 2**_OWNER_BITS - 1
+
 Layout = Literal["ketama", "envoy"]
 
 _MOST_POINTS = 2**22  # of a whole ring: 32 to 48 MB, and a few seconds to sort
@@ -109,21 +112,20 @@ class Ring:
 
     A hash belongs to the first point at or above it, beyond the last to the first (NGINX's
     `ngx_http_upstream_find_chash_point`). Of points with the same hash the one declared first counts.
+
+    Args:
+        points: Hash and owner in one number (`hash << 32 | owner`): a million of them sort in half the time of pairs.
+        bits: Of the hash, 32 or 64.
     """
 
     __slots__ = ("bits", "owners", "points")
 
-    def __init__(self, points: list[tuple[int, int]], bits: int) -> None:
+    def __init__(self, points: list[int], bits: int) -> None:
         points.sort()
+        first = [one for one, before in zip(points, [-1, *points]) if one >> _OWNER_BITS != before >> _OWNER_BITS]
         self.bits = bits
-        self.points = array("I" if bits == 32 else "Q")
-        self.owners = array("I")
-        last = -1
-        for point, owner in points:
-            if point != last:
-                self.points.append(point)
-                self.owners.append(owner)
-                last = point
+        self.points = array("I" if bits == 32 else "Q", [one >> _OWNER_BITS for one in first])
+        self.owners = array("I", [one & _OWNER for one in first])
 
     def _place(self, hashed: int) -> int:
         at = bisect_left(self.points, hashed)
@@ -166,7 +168,7 @@ def ketama_ring(names: tuple[str, ...], weights: tuple[float, ...], points: int 
     The point before is four little-endian bytes, at first zeros. A Unix socket's name is its path, without
     port.
     """
-    ring: list[tuple[int, int]] = []
+    ring: list[int] = []
     pack = struct.Struct("<I").pack
     for owner, (name, count) in enumerate(zip(names, point_counts(weights, points), strict=True)):
         host, colon, port = name.rpartition(":")
@@ -176,7 +178,7 @@ def ketama_ring(names: tuple[str, ...], weights: tuple[float, ...], points: int 
         point = 0
         for _ in range(count):
             point = crc32(pack(point), base)
-            ring.append((point, owner))
+            ring.append(point << _OWNER_BITS | owner)
     return Ring(ring, bits=32)
 
 
@@ -194,17 +196,17 @@ def envoy_ring(
     The counts follow two running sums, in doubles as there, so that fractions are rounded alike.
     """
     digest = digest or xxh64("layout='envoy'")
-    total = sum(weights)
+    total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     lightest = min(shares)
     scale = min(math.ceil(lightest * min_ring_size) / lightest, max_ring_size)
-    ring: list[tuple[int, int]] = []
+    ring: list[int] = []
     current = target = 0.0
     for owner, (name, share) in enumerate(zip(names, shares, strict=True)):
         target += scale * share
         number = 0
         while current < target:
-            ring.append((digest(f"{name}_{number}".encode()), owner))
+            ring.append(digest(f"{name}_{number}".encode()) << _OWNER_BITS | owner)
             number += 1
             current += 1
     return Ring(ring, bits=64)
@@ -213,8 +215,8 @@ def envoy_ring(
 @lru_cache(maxsize=8)
 def stable_ring(names: tuple[str, ...], weights: tuple[float, ...]) -> Ring:
     """A ring of 64-bit points that needs the standard library only."""
-    ring: list[tuple[int, int]] = []
+    ring: list[int] = []
     counts = point_counts(weights, _IP_HASH_POINTS, _MOST_IP_HASH_POINTS)
     for owner, (name, count) in enumerate(zip(names, counts, strict=True)):
-        ring += [(point, owner) for point in stable64_stream(name.encode(), count)]
+        ring += [point << _OWNER_BITS | owner for point in stable64_stream(name.encode(), count)]
     return Ring(ring, bits=64)

@@ -33,25 +33,20 @@ class RotationPicker:
         drawn: The index of the last pick.
     """
 
-    __slots__ = ("_next", "_next_other", "_states", "drawn")
+    __slots__ = ("_last", "_next", "_next_other", "_states", "drawn")
 
     def __init__(self, backends: Sequence[BackendState], rng: Rng) -> None:
         self._states = tuple(backends)
+        self._last = len(self._states) - 1
         self._next = int(rng.random() * len(self._states))
         self._next_other = int(rng.random() * len(self._states))
         self.drawn: int | None = None
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The next one."""
-        at = self._next
-        try:
-            state = self._states[at]
-        except IndexError:  # once a round; cheaper than asking every time
-            at = 0
-            state = self._states[0]
-        self._next = at + 1
-        self.drawn = at
-        return state
+        self.drawn = at = self._next
+        self._next = at + 1 if at < self._last else 0
+        return self._states[at]
 
     def pick_other(self, key: bytes | None, avoid: Collection[BackendState], /) -> BackendState | None:
         """The next one that is not in `avoid`.

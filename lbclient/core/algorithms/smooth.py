@@ -51,6 +51,7 @@ class WeightedRoundRobin:
         return DeadlinePicker(backends, weights, rng)
 
 
+@lru_cache(maxsize=8)
 def whole_weights(weights: tuple[float, ...]) -> tuple[int, ...]:
     """The smallest integers in the proportions of `weights`, a fraction being what its decimals say: 0.1 is
     1/10.
@@ -103,27 +104,22 @@ class SchedulePicker:
         drawn: The place of the last pick in `smooth_schedule(whole_weights(...))`.
     """
 
-    __slots__ = ("_next", "_next_other", "_rng", "_schedule", "_states", "drawn")
+    __slots__ = ("_last", "_next", "_next_other", "_rng", "_schedule", "_states", "drawn")
 
     def __init__(self, backends: Sequence[BackendState], schedule: array[int], rng: Rng) -> None:
         self._states = tuple(backends)
         self._schedule = schedule
         self._rng = rng
+        self._last = len(schedule) - 1
         self._next = int(rng.random() * len(schedule))
         self._next_other = int(rng.random() * len(schedule))
         self.drawn: int | None = None
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The one whose turn it is."""
-        at = self._next
-        try:
-            state = self._states[self._schedule[at]]
-        except IndexError:
-            at = 0
-            state = self._states[self._schedule[0]]
-        self._next = at + 1
-        self.drawn = at
-        return state
+        self.drawn = at = self._next
+        self._next = at + 1 if at < self._last else 0
+        return self._states[self._schedule[at]]
 
     def pick_other(self, key: bytes | None, avoid: Collection[BackendState], /) -> BackendState | None:
         """The next one that is not in `avoid`, in a rotation of its own."""

@@ -1,0 +1,68 @@
+"""Who belongs to a pool: the states of its backends by URL, in declared order.
+
+The dict is replaced whole and never edited, so that whoever reads it without the lock sees one set or the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+from lbclient.core.backend import Backend, BackendState
+
+BackendLike: TypeAlias = Backend | str
+Members: TypeAlias = Mapping[str, BackendState]
+
+
+def admit(
+    pool: str,
+    backends: Iterable[BackendLike],
+    known: Members,
+    clock: Callable[[], float],
+    ramp_since: float | None,
+) -> Members:
+    """A whole set of members. Those that are known keep their numbers and their health.
+
+    Args:
+        pool: Its name, for the messages.
+        backends: The whole set.
+        known: The members before.
+        clock: The pool's.
+        ramp_since: When the slow start of the new ones begins; None for no slow start.
+
+    Raises:
+        ValueError: The set is empty, or has a URL twice, or one that leads nowhere. Nothing has changed then.
+        TypeError: It is no list.
+    """
+    if isinstance(backends, (str, Backend)):
+        raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
+    declared = [Backend.of(backend) for backend in backends]
+    if not declared:
+        raise ValueError(f"pool {pool!r} has no backends; write at least one, like 'http://10.0.0.5:8080'")
+    urls = [backend.url for backend in declared]
+    if len(set(urls)) < len(urls):
+        twice = sorted({url for url in urls if urls.count(url) > 1})
+        raise ValueError(
+            f"pool {pool!r} has {', '.join(twice)} more than once; use weight= for a larger share"
+        )
+    members: dict[str, BackendState] = {}
+    for backend in declared:
+        state = known.get(backend.url)
+        if state is None:
+            state = BackendState(backend, clock)
+            state.health.ramp_since = ramp_since
+        state.backend = backend
+        members[backend.url] = state
+    return members
+
+
+def find(pool: str, members: Members, url: str) -> BackendState:
+    """The state of the backend that is known by `url`.
+
+    Raises:
+        ValueError: There is none; the message lists those there are.
+    """
+    state = members.get(url.rstrip("/"))
+    if state is None:
+        raise ValueError(f"{url!r} is not in pool {pool!r}; it has {', '.join(members)}")
+    return state

@@ -1,0 +1,153 @@
+"""The demo live on a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lbclient import BackendStatus
+from lbclient.core.algorithms.picker import Algorithm
+from lbclient.demo.story import Event, Story, Tone
+from lbclient.demo.summary import summary
+
+_COLOURS = ("cyan", "magenta", "yellow")
+_TONES = {Tone.ACT: "bold", Tone.BAD: "red", Tone.GOOD: "green"}
+_BAR = 16
+_WIDE = 100  # columns from which there is room for more
+
+
+class ScreenView:
+    """Draws the story again and again; the summary stays when it is over.
+
+    Args:
+        console: Where to; standard output when left out.
+    """
+
+    every = 0.125
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> ScreenView:
+        self._live.update(Text("starting three servers ..."), refresh=True)
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def happened(self, event: Event) -> None:
+        """It will be in the next drawing."""
+
+    def look(self, story: Story) -> None:
+        """Draw."""
+        self._live.update(self.draw(story), refresh=True)
+
+    def finish(self, story: Story) -> None:
+        """The summary, in colours."""
+        for title, lines in summary(story):
+            self.console.print(Text(f"\n{title}", style="bold"))
+            for line in lines:
+                self.console.print(Text(f"  {line}", style=_summary_style(line, story)))
+
+    def draw(self, story: Story) -> RenderableType:
+        """The whole screen, in what room there is."""
+        width, height = self.console.size
+        kind, explained = story.shown
+        above = [_headline(story), Text(), _backends(story, width), Text(), _counts(story), Text()]
+        below: list[RenderableType] = [Text(), Text(f"{kind}, explained" if kind else "", style="bold")]
+        below += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in explained.splitlines()]
+        taken = sum(len(self.console.render_lines(part)) for part in [*above, *below])
+        room = max(3, height - taken - 2)
+        events = [_event(event) for event in story.events[-room:]]
+        return Group(*above, Text("What happened", style="bold"), *events, *below)
+
+
+def _headline(story: Story) -> Text:
+    now = min(story.now, story.seconds)
+    done = int(20 * now / story.seconds)
+    return Text.assemble(
+        ("lbclient demo", "bold"),
+        f"   {_name(story.pool.algorithm)}   ",
+        ("━" * done, "green"),
+        ("━" * (20 - done), "bright_black"),
+        f" {now:4.1f} of {story.seconds:g} s",
+    )
+
+
+def _name(algorithm: Algorithm) -> str:
+    return str(getattr(algorithm, "name", type(algorithm).__name__))
+
+
+def _backends(story: Story, width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=False)
+    table.add_column("backend", no_wrap=True)
+    table.add_column("share now", no_wrap=True)
+    table.add_column("requests", justify="right", no_wrap=True)
+    table.add_column("in flight", justify="right", no_wrap=True)
+    table.add_column("latency", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True, overflow="ellipsis")
+    recent = story.recent()
+    for index, backend in enumerate(story.status().backends):
+        name = story.names[backend.url]
+        colour = _COLOURS[index % len(_COLOURS)]
+        share = recent[name] / recent.total() if recent else 0.0
+        full = round(share * _BAR)
+        bar = Text.assemble(("█" * full, colour), ("·" * (_BAR - full), "bright_black"), f" {share:4.0%}")
+        latency = "" if backend.latency is None else f"{backend.latency * 1000:.1f} ms"
+        label = Text(name, style=colour)
+        if width >= _WIDE:
+            label.append(backend.url.removeprefix("http://127.0.0.1").rjust(8), style="dim")
+        table.add_row(
+            label,
+            bar,
+            str(story.count_of(name)),
+            str(backend.in_flight),
+            latency,
+            Text(backend.why, style=_state_style(backend)),
+        )
+    return table
+
+
+def _state_style(backend: BackendStatus) -> str:
+    if backend.why == "available":
+        return "green"
+    return "yellow" if backend.available else "bold red"
+
+
+def _counts(story: Story) -> Text:
+    text = Text.assemble(
+        (f"{story.total}", "bold"),
+        f" answered ({story.recent().total()}/s), ",
+        (f"{story.failed_over}", "bold"),
+        " failed over, ",
+        (f"{story.asked_again}", "bold"),
+        " cut off and asked again, ",
+    )
+    text.append(f"{len(story.failed)} failed", style="bold red" if story.failed else "bold green")
+    return text
+
+
+def _event(event: Event) -> Text:
+    text = Text(f"{event.at:6.2f} s  {event.text}", style=_TONES[event.tone])
+    text.no_wrap = True
+    text.overflow = "ellipsis"
+    return text
+
+
+def _summary_style(line: str, story: Story) -> str:
+    for event in story.events:
+        if line.endswith(f" s  {event.text}"):
+            return _TONES[event.tone]
+    if line.endswith(" failed"):
+        return "bold red" if story.failed else "bold green"
+    return ""
