@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments, those of the process when left out.
 
     Returns:
-        The exit code: 0 when all went well, 1 when it did not, 2 for bad arguments or a missing extra, 130 after Ctrl-C.
+        The exit code: 0 when all went well, 1 when it did not, 2 for bad arguments or a missing extra,
+        130 after Ctrl-C.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -52,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         "spread, how the dead server is noticed, and why single requests went where they went.",
     )
     demo.add_argument(
-        "--seconds", type=_seconds, default=15.0, metavar="N", help="how long it runs, 2 to 3600 (default: 15)"
+        "--seconds",
+        type=_seconds,
+        default=15.0,
+        metavar="N",
+        help="how long it runs, 2 to 3600 (default: 15)",
     )
     demo.add_argument(
         "--plain",

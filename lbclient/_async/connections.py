@@ -14,16 +14,18 @@ A request *takes* a connection, or the right to open one (OPEN), and *gives back
 from __future__ import annotations
 
 import enum
+import time
 from collections import OrderedDict, deque
 from typing import Final, Literal, TypeAlias
 
 import anyio
 import httpcore
 
+from lbclient._async.http2 import HTTP2Connection
 from lbclient._async.network import CountedStream
 from lbclient.core.connect import Connect
 
-MAX_STREAMS = 100
+MOST_EXPIRED_AT_ONCE = 2  # closed by one request that gives back: it adds one, so the stack still shrinks
 
 
 class _Right(enum.Enum):
@@ -31,7 +33,7 @@ class _Right(enum.Enum):
 
 
 OPEN: Final = _Right.OPEN
-Core: TypeAlias = httpcore.AsyncHTTP11Connection | httpcore.AsyncHTTP2Connection
+Core: TypeAlias = httpcore.AsyncHTTP11Connection | HTTP2Connection
 
 
 class Connection:
@@ -43,16 +45,18 @@ class Connection:
         shared: Whether it carries several requests at a time (HTTP/2).
         active: Requests on it now.
         served: Requests that it has carried before.
+        idle_since: When it became idle, on `time.monotonic`.
     """
 
-    __slots__ = ("active", "core", "served", "shared", "stream")
+    __slots__ = ("active", "core", "idle_since", "served", "shared", "stream")
 
     def __init__(self, core: Core, stream: CountedStream) -> None:
         self.core = core
         self.stream = stream
-        self.shared = isinstance(core, httpcore.AsyncHTTP2Connection)
+        self.shared = isinstance(core, HTTP2Connection)
         self.active = 1
         self.served = 0
+        self.idle_since = 0.0
 
     def __repr__(self) -> str:
         protocol = "HTTP/2" if self.shared else "HTTP/1.1"
@@ -62,24 +66,21 @@ class Connection:
     def reusable(self) -> bool:
         """Whether another request may follow (HTTP/1.1), after one that has been closed.
 
-        Bytes behind a complete response stay in h11's buffer and would answer the *next* request.
+        Bytes behind a complete response stay in h11's buffer, or in one of those between it and the socket, and would
+        answer the *next* request. (Those still in the kernel are found when the connection is taken.)
         """
         core = self.core
         if not core.is_idle():
             return False
         assert isinstance(core, httpcore.AsyncHTTP11Connection)
-        return not core._h11_state.trailing_data[0]
+        return not core._h11_state.trailing_data[0] and not self.stream.holds_bytes
 
     @property
     def room(self) -> bool:
         """Whether another stream may start (HTTP/2)."""
-        return self.core.is_available() and self.active < self._stream_limit()
-
-    def _stream_limit(self) -> int:
-        # httpcore's own semaphore for this has no timeout, so a request must never get to wait at it.
         core = self.core
-        assert isinstance(core, httpcore.AsyncHTTP2Connection)
-        return min(MAX_STREAMS, core._h2_state.remote_settings.max_concurrent_streams or 1)
+        assert isinstance(core, HTTP2Connection)
+        return core.is_available() and self.active < core.stream_limit
 
 
 Taken: TypeAlias = "Connection | Literal[_Right.OPEN]"
@@ -108,6 +109,7 @@ class Connections:
         self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self._abandoned: list[Connection] = []
         self._expects_http2 = connect.http2
+        self._gathers = True
 
     def __repr__(self) -> str:
         words = f"{self._slots} open, {len(self._idle)} idle, {len(self._waiters)} waiting"
@@ -126,13 +128,16 @@ class Connections:
         Raises:
             httpcore.PoolTimeout: The limit was reached, and nothing came free within `timeout` seconds.
         """
-        stale: list[Connection] = self._abandoned
-        self._abandoned = []
-        got = None if self._waiters else self._next(stale)
-        if stale:
-            await self._close_stale(stale, got)
-        if got is not None:
-            return got
+        while True:
+            stale: list[Connection] = self._abandoned
+            self._abandoned = []
+            got = None if self._waiters else self._next(stale)
+            if stale:
+                await self._close_stale(stale, got)
+            if got is not None:
+                return got
+            if not stale:
+                break  # while closing we could have missed what came free: only then look again
         waiter = _Waiter()
         self._waiters[waiter] = None
         try:
@@ -163,14 +168,14 @@ class Connections:
                 return connection
             self._forget(connection)
             stale.append(connection)
-        if self._expects_http2:
+        if self._shared:
             stale.extend(self._drop_dead_shared())
             for connection in self._shared:
                 if connection.room:
                     connection.active += 1
                     return connection
-            if self._opening:
-                return None  # it may well turn out to be HTTP/2 and have room for this one too
+        if self._expects_http2 and self._opening and self._gathers:
+            return None  # what is being opened may well turn out to be HTTP/2 and have room for this one too
         limit = self.connect.max_connections
         if limit is None or self._slots < limit:
             self._slots += 1
@@ -208,9 +213,9 @@ class Connections:
         self._all.add(connection)
         if connection.shared:
             self._shared.append(connection)
-        elif self._expects_http2:
-            self._expects_http2 = False  # the backend does not speak it; nobody needs to wait and see again
-        self._wake([])
+        self._expects_http2 = connection.shared  # who does not speak it is not waited for to see again
+        self._gathers = True
+        self._wake(self._abandoned)
         return connection
 
     # Giving back
@@ -228,6 +233,7 @@ class Connections:
         if taken is OPEN:
             self._slots -= 1
             self._opening -= 1
+            self._gathers = False  # or those who gathered would try, and fail, one after the other
         elif taken.shared:
             taken.active -= 1
             taken.served += 1
@@ -237,24 +243,32 @@ class Connections:
         elif taken.reusable and not self.closed and taken in self._all:
             taken.served += 1
             taken.active = 0
-            if self._waiters:
+            if self._waiters and not taken.core.has_expired():
                 waiter, _ = self._waiters.popitem(last=False)
                 taken.active = 1
                 waiter.got = taken
                 waiter.event.set()
                 return doomed
-            self._idle.append(taken)
-            limit = self.connect.max_idle
-            if limit is not None and len(self._idle) > limit:
-                oldest = self._idle.popleft()
-                self._forget(oldest)
-                doomed.append(oldest)
-            return doomed
+            self._rest(taken, doomed)
         else:
             self._forget(taken)
             doomed.append(taken)
         self._wake(doomed)
         return doomed
+
+    def _rest(self, connection: Connection, doomed: list[Connection]) -> None:
+        """Put it on the stack. The bottom has rested longest: what is over the limit, or has expired, lies there."""
+        idle, connect = self._idle, self.connect
+        connection.idle_since = now = time.monotonic()
+        idle.append(connection)
+        while idle and len(doomed) < MOST_EXPIRED_AT_ONCE:
+            over = connect.max_idle is not None and len(idle) > connect.max_idle
+            expiry = connect.keepalive_expiry
+            if not over and (expiry is None or now - idle[0].idle_since <= expiry):
+                break
+            oldest = idle.popleft()
+            self._forget(oldest)
+            doomed.append(oldest)
 
     def abandon(self, taken: Connection) -> None:
         """Give back without awaiting, from a finalizer: the next to take closes it."""

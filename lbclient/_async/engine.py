@@ -16,6 +16,7 @@ import httpx
 
 from lbclient._async.connections import OPEN, Connection, Connections
 from lbclient._async.errors import as_httpx
+from lbclient._async.http2 import HTTP2Connection
 from lbclient._async.network import open_stream
 from lbclient._async.retarget import Target
 from lbclient._async.streams import Lease
@@ -161,7 +162,7 @@ class HttpcoreEngine:
                 response.status,
                 target.rewrite_location(response.status, response.headers, request),
                 response.stream,
-                cast("dict[str, Any]", response.extensions),
+                cast("Any", response).extensions,
                 Lease(connections, connection),
             )
 
@@ -174,11 +175,13 @@ class HttpcoreEngine:
     ) -> Connection:
         """Use the right to open a connection; whatever happens, the right is spent."""
         connect = self._connect
+        timeout = timeouts.get("connect")
+        deadline = None if timeout is None else anyio.current_time() + timeout
         try:
             stream = await open_stream(
                 target.backend,
                 ssl_context=self._ssl_context() if target.secure else None,
-                timeout=timeouts.get("connect"),
+                timeout=timeout,
                 server_hostname=target.server_name(request),
                 local_address=connect.local_address,
                 socket_options=connect.socket_options,
@@ -189,8 +192,18 @@ class HttpcoreEngine:
             raise
         tls = stream.get_extra_info("ssl_object") if target.secure else None
         http2 = (tls is not None and tls.selected_alpn_protocol() == "h2") or not connect.http1
-        kind = httpcore.AsyncHTTP2Connection if http2 else httpcore.AsyncHTTP11Connection
-        return connections.opened(kind(target.origin, stream, connect.keepalive_expiry), stream)
+        if not http2:
+            core = httpcore.AsyncHTTP11Connection(target.origin, stream, connect.keepalive_expiry)
+            return connections.opened(core, stream)
+        shared = HTTP2Connection(target.origin, stream, connect.keepalive_expiry)
+        try:
+            await shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await stream.aclose()
+            await connections.give_back(OPEN)
+            raise
+        return connections.opened(shared, stream)
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """See `Engine`."""

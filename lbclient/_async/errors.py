@@ -75,7 +75,9 @@ def explained(exc: BaseException, record: Record) -> None:
 def _words(exc: BaseException) -> str:
     """Its message; those of httpcore may be empty while the reason is further down."""
     seen: BaseException | None = exc
-    while seen is not None:
+    while isinstance(
+        seen, Exception
+    ):  # behind a timeout there is a cancellation, whose words are the event loop's
         if isinstance(seen, ssl.SSLCertVerificationError):
             return f"certificate verify failed: {seen.verify_message}"
         if str(seen):

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 
 import anyio
 import httpcore
+from anyio.streams.tls import TLSStream
 
 from lbclient.core.backend import Backend
 from lbclient.core.connect import SocketOption
@@ -35,6 +36,20 @@ class CountedStream(httpcore.AsyncNetworkStream):
         self._stream = stream
         self.written = 0
         self.received = 0
+
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether bytes wait between the socket and the reader, where the kernel cannot tell of them.
+
+        A TLS record behind the one that was read, or what uvloop read ahead. Private parts of anyio, pinned by tests.
+        """
+        stream: Any = getattr(self._stream, "_stream", None)
+        if isinstance(stream, TLSStream):
+            if stream._read_bio.pending or stream._ssl_object.pending():
+                return True
+            stream = stream.transport_stream
+        protocol = getattr(stream, "_protocol", None)  # asyncio only; trio reads nothing ahead
+        return protocol is not None and bool(protocol.read_queue)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Some bytes; none at the end."""

@@ -14,7 +14,6 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
 import anyio
 import httpcore
@@ -157,7 +156,7 @@ class NetworkProbe:
             seen,
             ssl_context=self._ssl_context() if secure else None,
             timeout=None,  # that of the whole probe holds
-            server_hostname=_server_name(backend),
+            server_hostname=backend.server_name,
             local_address=self._connect.local_address,
             socket_options=self._connect.socket_options,
         )
@@ -272,11 +271,6 @@ def _as_seen_by(probe: Probe, backend: Backend) -> Backend:
         host = probe.host or host
     name = f"[{backend.hostname}]" if ":" in backend.hostname else backend.hostname
     return Backend(f"{scheme}://{name}:{probe.port or backend.port}", host=host, uds=backend.uds)
-
-
-def _server_name(backend: Backend) -> str | None:
-    """Whom the certificate names: as for live requests, without the port that a `Host` header may have."""
-    return None if backend.host is None else urlsplit(f"//{backend.host}").hostname
 
 
 def _headers(seen: Backend, probe: HttpProbe) -> list[tuple[str, str]]:

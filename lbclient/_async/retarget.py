@@ -40,7 +40,7 @@ class Target:
         self.origin = httpcore.Origin(scheme, backend.hostname.encode("ascii"), backend.port)
         self.path = backend.path.encode("ascii")
         self._host = (backend.host or backend.authority).encode("ascii")
-        self._server_name = backend.host
+        self._server_name = backend.server_name
         self._preserve_host = preserve_host and backend.host is None
         self._origin_url = f"{backend.scheme}://{backend.authority}".encode("ascii")
 

@@ -79,6 +79,11 @@ class Backend:
         host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
         return host if _DEFAULT_PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
 
+    @property
+    def server_name(self) -> str | None:
+        """Whom a certificate has to name where `host` says so: without the port that a `Host` header may have."""
+        return None if self.host is None else urlsplit(f"//{self.host}").hostname
+
     @classmethod
     def of(cls, backend: Backend | str) -> Backend:
         """`backend` itself, or the one its URL names."""

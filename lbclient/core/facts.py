@@ -20,6 +20,7 @@ class Facts:
         target: Path and query as they go over the wire.
         headers: Pairs as httpx keeps them; the names' case does not matter.
         options: `request.extensions["lbclient"]`.
+        scheme: Of the logical URL.
     """
 
     def __init__(
@@ -29,12 +30,14 @@ class Facts:
         target: bytes = b"/",
         headers: Sequence[Header] = (),
         options: Mapping[str, object] | None = None,
+        scheme: str = "http",
     ) -> None:
         self.method = method
         self.host = host
         self.target = target
         self.headers = headers
         self.options: Mapping[str, object] = options or {}
+        self.scheme = scheme
 
     @property
     def path(self) -> str:

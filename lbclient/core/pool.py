@@ -1,35 +1,33 @@
 """The pool: a named set of backends with one algorithm and one set of policies.
 
 A pick reads one reference, the snapshot, and updates a few integers. Everything slow (rings, tables, schedules) happens
-when the set or somebody's health changes. One lock guards all of it and is never held across I/O: not even a log line
-is written under it, so one pool serves asyncio, trio, threads and several event loops alike.
+when the set or somebody's health changes. One short lock guards all of it, so one pool serves asyncio, trio, threads
+and several event loops alike.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from typing import TypeVar
 
 from lbclient.core.algorithms import from_name
 from lbclient.core.algorithms.picker import Algorithm, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
-from lbclient.core.backend import Backend, BackendState
+from lbclient.core.backend import BackendState
 from lbclient.core.checks import check_fraction, check_number, check_whole
 from lbclient.core.connect import Connect
 from lbclient.core.errors import NoBackendAvailable
 from lbclient.core.facts import Facts, KeyLike, KeyReader, as_key, key_reader
-from lbclient.core.health import Admin, Check, Passive, PassiveHealth
-from lbclient.core.members import BackendLike, Members, admit, find
-from lbclient.core.news import News
+from lbclient.core.health import Admin, Passive, PassiveHealth
+from lbclient.core.members import BackendLike
+from lbclient.core.membership import Membership
 from lbclient.core.outcome import BACKEND_S_FAULT, Failure
 from lbclient.core.outliers import Change, OutlierDetector
 from lbclient.core.probes import HttpProbe, TcpProbe
-from lbclient.core.snapshot import Rules, Snapshot, build_snapshot, fail_open_set, why_not
+from lbclient.core.snapshot import Rules, Snapshot, fail_open_set, why_not
 from lbclient.core.status import PoolStatus, status_of
 from lbclient.core.ticket import Answer, Ticket
 
@@ -40,7 +38,7 @@ LATENCY_SHARE = 0.2  # of the newest answer in the status's moving average
 _STATUS_FAILURES = PassiveHealth()  # what counts as a failure in the status of a pool without passive health
 
 
-class Pool:
+class Pool(Membership):
     """A named set of backends, one algorithm, one set of policies. Serves any number of loops and threads.
 
     Args:
@@ -79,9 +77,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self.name = name
         self.algorithm = _as_algorithm(algorithm)
-        self.probe = _instance("probe", probe, (HttpProbe, TcpProbe))
         self.passive = _instance("passive", passive, (PassiveHealth,))
         check_number("slow_start", slow_start, at_least=0)
         check_fraction("panic_threshold", panic_threshold)
@@ -94,16 +90,17 @@ class Pool:
         self.max_in_flight = max_in_flight
         self.preserve_host = preserve_host
         self.connect = _instance("connect", connect, (Connect,)) or Connect()
-        self.clock = clock
         self.seed = None if rng is not None else random.getrandbits(64)
-        self.rng = rng if rng is not None else random.Random(self.seed)
         self._key: KeyReader | None = _reader_of(self.algorithm)
-        self._rules = Rules(self.algorithm, slow_start, panic_threshold, fail_open, max_in_flight is not None)
+        super().__init__(
+            backends,
+            name=name,
+            rules=Rules(self.algorithm, slow_start, panic_threshold, fail_open, max_in_flight is not None),
+            probe=_instance("probe", probe, (HttpProbe, TcpProbe)),
+            clock=clock,
+            rng=rng if rng is not None else random.Random(self.seed),
+        )
         self._outliers = None if self.passive is None else OutlierDetector(self.passive, self.rng)
-        self._lock = threading.Lock()
-        self._news = News(self._lock)
-        self._states = admit(name, backends, {}, clock, ramp_since=None)
-        self._snapshot = build_snapshot(tuple(self._states.values()), self._rules, self.rng, clock(), None)
 
     def __repr__(self) -> str:
         snapshot = self._snapshot
@@ -254,6 +251,8 @@ class Pool:
                     self._judge(ticket, now, False)
             elif ticket.trial:
                 self._judge(ticket, now, None)
+            if not state.in_flight and state.health.admin is Admin.DRAINING:
+                self._log(logging.INFO, "nothing in flight any more", state)
         if self._news:
             self._news.tell()
 
@@ -276,111 +275,6 @@ class Pool:
             self._log(change.level, change.words, state, *change.args)
             self._publish(now)
 
-    # Membership and administration
-
-    def add(self, backend: BackendLike) -> None:
-        """A new backend, pickable at once (with `slow_start` it ramps up).
-
-        Raises:
-            ValueError: Its URL is known already.
-        """
-        new = Backend.of(backend)
-        with self._lock:
-            if new.url in self._states:
-                raise ValueError(f"{new.url} is in pool {self.name!r} already; use update() to change it")
-            self._become(
-                admit(
-                    self.name,
-                    [*(state.backend for state in self._states.values()), new],
-                    self._states,
-                    self.clock,
-                    self.clock(),
-                )
-            )
-        self._news.tell()
-
-    def remove(self, url: str) -> None:
-        """No new picks; what is in flight may finish.
-
-        Raises:
-            ValueError: The URL is unknown, or it is the last one.
-        """
-        with self._lock:
-            leaving = self._state(url)
-            if len(self._states) == 1:
-                raise ValueError(f"{url} is the last backend of pool {self.name!r}; a pool cannot be empty")
-            self._become({known: state for known, state in self._states.items() if state is not leaving})
-        self._news.tell()
-
-    def update(self, backends: Iterable[BackendLike]) -> None:
-        """The whole set at once; the numbers and the health of those that stay are kept.
-
-        Raises:
-            ValueError: The set is empty, or has a URL twice. Nothing has changed then.
-        """
-        with self._lock:
-            self._become(admit(self.name, backends, self._states, self.clock, self.clock()))
-        self._news.tell()
-
-    def begin_drain(self, url: str, grace: float = 300.0) -> None:
-        """No new picks from now on; after `grace` seconds (>= 0) the backend is disabled."""
-        check_number("grace", grace, at_least=0)
-        with self._lock:
-            health = self._state(url).health
-            health.admin = Admin.DRAINING
-            health.drain_until = self.clock() + grace
-            self._changed(url, "draining, %.1f s grace", grace)
-        self._news.tell()
-
-    def disable(self, url: str) -> None:
-        """No new picks and no probes, until `enable`."""
-        with self._lock:
-            self._state(url).health.admin = Admin.DISABLED
-            self._changed(url, "disabled")
-        self._news.tell()
-
-    def enable(self, url: str) -> None:
-        """Pickable again, after a drain or `disable`."""
-        with self._lock:
-            health = self._state(url).health
-            if health.admin is not Admin.ACTIVE:
-                health.admin = Admin.ACTIVE
-                health.ramp_since = self.clock()
-                self._changed(url, "enabled")
-        self._news.tell()
-
-    def set_weight(self, url: str, weight: float) -> None:
-        """Another share; >= 0, 0 takes no new picks."""
-        with self._lock:
-            state = self._state(url)
-            state.backend = replace(state.backend, weight=weight)
-            self._changed(url, "weight %s", weight)
-        self._news.tell()
-
-    def report_probe(self, url: str, passed: bool) -> None:
-        """One probe result, or the verdict of some other checker.
-
-        The first ever counts alone. Later ones go by the thresholds of the pool's probe; in a pool without one each
-        counts alone.
-        """
-        up, down = (self.probe.healthy_threshold, self.probe.unhealthy_threshold) if self.probe else (1, 1)
-        with self._lock:
-            health = self._state(url).health
-            known = health.check
-            if health.probed(passed, up, down, self.clock()):
-                level = logging.INFO if passed else logging.WARNING
-                was = "" if known is Check.UNKNOWN else f", was {known.value}"
-                self._changed(url, "probe %s%s", health.check.value, was, level=level)
-        self._news.tell()
-
-    def members(self) -> tuple[Backend, ...]:
-        """The backends that are not disabled, in declared order."""
-        return tuple(s.backend for s in self._states.values() if s.health.admin is not Admin.DISABLED)
-
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called after every change, from whatever thread made it; returns what undoes it."""
-        return self._news.subscribe(callback)
-
     def status(self) -> PoolStatus:
         """Everything a person wants to see. Takes no lock (unless time has changed the answer): picks do not wait."""
         now = self.clock()
@@ -396,36 +290,6 @@ class Pool:
             panic=snapshot.panic,
             backends=tuple(status_of(state, now) for state in self._states.values()),
         )
-
-    # Inside (with the lock held)
-
-    def _state(self, url: str) -> BackendState:
-        return find(self.name, self._states, url)
-
-    def _become(self, states: Members) -> None:
-        added = [url for url in states if url not in self._states]
-        removed = [url for url in self._states if url not in states]
-        self._states = states
-        self._news.add(logging.INFO, "%s: added %s, removed %s", self.name, added, removed)
-        self._publish(self.clock())
-
-    def _publish(self, now: float) -> Snapshot:
-        before = self._snapshot
-        snapshot = build_snapshot(tuple(self._states.values()), self._rules, self.rng, now, before)
-        self._snapshot = snapshot
-        if snapshot.panic and not before.panic:
-            words = "%s: too few backends are available; picking among all %d, healthy or not"
-            self._news.add(logging.WARNING, words, self.name, len(snapshot.candidates))
-        elif before.panic and not snapshot.panic:
-            self._news.add(logging.INFO, "%s: enough backends are available again", self.name)
-        return snapshot
-
-    def _changed(self, url: str, words: str, *args: object, level: int = logging.INFO) -> None:
-        self._log(level, words, self._state(url), *args)
-        self._publish(self.clock())
-
-    def _log(self, level: int, words: str, state: BackendState, *args: object) -> None:
-        self._news.add(level, f"%s: %s {words}", self.name, state.url, *args)
 
 
 def algorithm_name(algorithm: Algorithm) -> str:

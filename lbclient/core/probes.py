@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from lbclient.core.checks import check_fraction, check_number, check_whole
 
@@ -205,19 +205,19 @@ def _check_text(name: str, value: object, form: re.Pattern[str], wanted: str) ->
 def _statuses(name: str, expect: object, at_least: int, at_most: int) -> frozenset[int]:
     """The statuses that `expect` stands for, each from `at_least` to `at_most`."""
     wanted = f"'200', '200,202', '200-299' or numbers from {at_least} to {at_most}"
+    found: list[object]
     if isinstance(expect, str):
         found = [status for item in expect.split(",") for status in _span(name, expect, item.strip(), wanted)]
     elif isinstance(expect, int):
         found = [expect]
     elif isinstance(expect, Collection) and not isinstance(expect, (bytes, Mapping)):
-        found = list(expect)
+        found = list(cast(Collection[object], expect))
     else:
         raise TypeError(f"{name} is {expect!r}; write {wanted}")
     if not found:
         raise ValueError(f"{name} is {expect!r}, which no status matches; write {wanted}")
-    for status in found:
-        check_whole(f"a status in {name}", status, at_least=at_least, at_most=at_most)
-    return frozenset(found)
+    checked = (check_whole(f"a status in {name}", one, at_least=at_least, at_most=at_most) for one in found)
+    return frozenset(checked)
 
 
 def _span(name: str, expect: str, item: str, wanted: str) -> range:
@@ -241,7 +241,9 @@ def _shown(expect: Expect) -> str:
 def _pairs(headers: Headers | None) -> tuple[tuple[str, str], ...]:
     if headers is None:
         return ()
-    return tuple(headers.items() if isinstance(headers, Mapping) else headers)
+    if isinstance(headers, Mapping):
+        return tuple(cast(Mapping[str, str], headers).items())
+    return tuple(headers)
 
 
 def _frozen(headers: object) -> Headers | None:
@@ -252,7 +254,10 @@ def _frozen(headers: object) -> Headers | None:
     if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
         raise TypeError(f"headers is {headers!r}; write {wanted}")
     pairs: list[tuple[str, str]] = []
-    for pair in headers.items() if isinstance(headers, Mapping) else headers:
+    given: Iterable[object] = cast("Iterable[object]", headers)
+    if isinstance(headers, Mapping):
+        given = cast("Mapping[object, object]", headers).items()
+    for pair in given:
         match pair:
             case [str(name), str(value)]:
                 pairs.append((name, value))
@@ -281,8 +286,8 @@ def _contains(body: bytes, wanted: Text) -> bool:
     if isinstance(wanted, str):
         return wanted.encode() in body
     if isinstance(wanted.pattern, bytes):
-        return re.search(wanted, body) is not None
-    return re.search(wanted, body.decode("utf-8", "replace")) is not None
+        return wanted.search(body) is not None
+    return wanted.search(body.decode("utf-8", "replace")) is not None
 
 
 # AWS
@@ -350,11 +355,14 @@ def _alb_port(port: object) -> int | None:
 
 
 def _alb_matcher(matcher: object) -> Expect:
-    if not isinstance(matcher, Mapping) or set(matcher) != {"HttpCode"}:
+    given: Mapping[object, object] = {}
+    if isinstance(matcher, Mapping):
+        given = cast("Mapping[object, object]", matcher)
+    if set(given) != {"HttpCode"}:
         raise ValueError(
             f"Matcher is {matcher!r}; write {{'HttpCode': '200-299'}} (there are no gRPC probes)"
         )
-    code: Expect = matcher["HttpCode"]
+    code = given["HttpCode"]
     if not isinstance(code, (str, int)):
         raise TypeError(f"HttpCode is {code!r}; write it like '200', '200,202' or '200-299'")
     _statuses("HttpCode", code, 200, 499)

@@ -1,11 +1,11 @@
 """`lbclient demo`: three real servers, one of which is killed and comes back, seen through the balancer.
 
-    server.py     what runs in a server's process
-    processes.py  starting, killing and ending those processes
-    story.py      the traffic and what happens to it; counts, and knows nothing of screens
-    summary.py    the end of it, in words
-    plain.py      a log of the story
-    screen.py     the story, live
+server.py     what runs in a server's process
+processes.py  starting, killing and ending those processes
+story.py      the traffic and what happens to it; counts, and knows nothing of screens
+summary.py    the end of it, in words
+plain.py      a log of the story
+screen.py     the story, live
 """
 
 from __future__ import annotations

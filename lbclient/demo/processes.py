@@ -6,7 +6,7 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 
 import anyio
@@ -89,7 +89,7 @@ class DemoServer:
 
 
 @contextmanager
-def started(latencies: Mapping[str, float]) -> Iterator[tuple[DemoServer, ...]]:
+def started(latencies: Mapping[str, float]) -> Generator[tuple[DemoServer, ...], None, None]:
     """Servers by name and latency, on their way up; all have ended when the block has."""
     servers = tuple(DemoServer(name, latency) for name, latency in latencies.items())
     try:

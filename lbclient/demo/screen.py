@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from types import TracebackType
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +18,7 @@ from lbclient.demo.summary import summary
 
 _COLOURS = ("cyan", "magenta", "yellow")
 _TONES = {Tone.ACT: "bold", Tone.BAD: "red", Tone.GOOD: "green"}
-_BAR = 16
+_BAR = 12
 _WIDE = 100  # columns from which there is room for more
 
 
@@ -57,19 +57,39 @@ class ScreenView:
         for title, lines in summary(story):
             self.console.print(Text(f"\n{title}", style="bold"))
             for line in lines:
-                self.console.print(Text(f"  {line}", style=_summary_style(line, story)))
+                style = _summary_style(line, story)
+                for part in _wrapped(f"  {line}", self.console.width):
+                    self.console.print(Text(part, style=style))
 
     def draw(self, story: Story) -> RenderableType:
         """The whole screen, in what room there is."""
         width, height = self.console.size
         kind, explained = story.shown
-        above = [_headline(story), Text(), _backends(story, width), Text(), _counts(story), Text()]
-        below: list[RenderableType] = [Text(), Text(f"{kind}, explained" if kind else "", style="bold")]
-        below += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in explained.splitlines()]
+        lines = [part for line in explained.splitlines() for part in _wrapped(f"  {line}", width)]
+        above: list[RenderableType] = [
+            _headline(story),
+            _counts(story),
+            Text(),
+            _backends(story, width),
+            Text(),
+        ]
+        below: list[RenderableType] = []
+        if lines:
+            below = [
+                Text(),
+                Text(f"{kind}, explained", style="bold"),
+                *(Text(line, style="dim") for line in lines),
+            ]
         taken = sum(len(self.console.render_lines(part)) for part in [*above, *below])
-        room = max(3, height - taken - 2)
+        room = max(2, height - taken - 1)
         events = [_event(event) for event in story.events[-room:]]
         return Group(*above, Text("What happened", style="bold"), *events, *below)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """The line in pieces that fit, the later ones further in."""
+    indent = " " * (len(line) - len(line.lstrip()) + 3)
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False)
 
 
 def _headline(story: Story) -> Text:
@@ -79,7 +99,7 @@ def _headline(story: Story) -> Text:
         ("lbclient demo", "bold"),
         f"   {_name(story.pool.algorithm)}   ",
         ("━" * done, "green"),
-        ("━" * (20 - done), "bright_black"),
+        ("╌" * (20 - done), "bright_black"),
         f" {now:4.1f} of {story.seconds:g} s",
     )
 
@@ -89,13 +109,13 @@ def _name(algorithm: Algorithm) -> str:
 
 
 def _backends(story: Story, width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=False)
-    table.add_column("backend", no_wrap=True)
-    table.add_column("share now", no_wrap=True)
-    table.add_column("requests", justify="right", no_wrap=True)
-    table.add_column("in flight", justify="right", no_wrap=True)
-    table.add_column("latency", justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True, overflow="ellipsis")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), width=width - 1)
+    table.add_column("backend", no_wrap=True, min_width=14 if width >= _WIDE else 7)
+    table.add_column("share now", no_wrap=True, min_width=_BAR + 5)
+    table.add_column("requests", justify="right", no_wrap=True, min_width=8)
+    table.add_column("in flight", justify="right", no_wrap=True, min_width=9)
+    table.add_column("latency", justify="right", no_wrap=True, min_width=7)
+    table.add_column("state", no_wrap=True, overflow="ellipsis", ratio=1)
     recent = story.recent()
     for index, backend in enumerate(story.status().backends):
         name = story.names[backend.url]
@@ -106,7 +126,7 @@ def _backends(story: Story, width: int) -> Table:
         latency = "" if backend.latency is None else f"{backend.latency * 1000:.1f} ms"
         label = Text(name, style=colour)
         if width >= _WIDE:
-            label.append(backend.url.removeprefix("http://127.0.0.1").rjust(8), style="dim")
+            label.append(f" :{backend.url.rpartition(':')[2]}", style="dim")
         table.add_row(
             label,
             bar,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 import httpx
@@ -104,7 +104,7 @@ class Story:
         self.servers = servers
         self.seconds = seconds
         self.names = {server.url: server.name for server in servers}
-        options = {} if algorithm is None else {"algorithm": algorithm}
+        options: dict[str, Any] = {} if algorithm is None else {"algorithm": algorithm}
         interval = min(max(seconds / 40, 0.25), 0.5)
         ejection = seconds / 15
         self.pool = Pool(
@@ -200,13 +200,11 @@ class Story:
         if len(attempts) > 1:
             self.failed_over += 1
             kind, for_at_least = FAILED_OVER, self.seconds / 5
-        elif self.phase is not Phase.ALL_UP and "ejection ended" in attempts[-1].reason:
+        elif self.phase is not Phase.ALL_UP and "ejection ended" in record.attempts[-1].reason:
             kind, for_at_least = TRIAL, self.seconds / 5
         else:
             kind, for_at_least = ORDINARY, self.seconds / 10
-        if kind not in self.examples:
-            self._show(kind, record.explain(), for_at_least)
-        elif kind is ORDINARY and self.now > self._shown_at:
+        if kind not in self.examples or (kind is ORDINARY and self.now > self._shown_at):
             self._show(kind, record.explain(), for_at_least)
 
     def _show(self, kind: str, explained: str, seconds: float) -> None:
@@ -244,7 +242,7 @@ async def _direct(story: Story) -> None:
         assert story.victim is not None
         await story.victim.ready()
         with anyio.move_on_after(story.seconds - story.now + RETURN_WITHIN):
-            while story.returned_after is None:
+            while story.returned_after is None:  # noqa: ASYNC110  # 50 looks a second are simpler than an event
                 await anyio.sleep(0.02)
             await anyio.sleep(AFTERMATH)
             await _until(story, story.seconds)
@@ -290,7 +288,7 @@ async def _ask(client: httpx.AsyncClient, story: Story) -> None:
 
 
 @contextmanager
-def _heard(story: Story, view: View) -> Iterator[None]:
+def _heard(story: Story, view: View) -> Generator[None, None, None]:
     """Events, and what lbclient logs, reach the story and the view."""
 
     def both(event: Event) -> None:

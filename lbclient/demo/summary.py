@@ -21,22 +21,26 @@ def summary(story: Story) -> list[Section]:
 def _requests(story: Story) -> list[str]:
     lines = [
         f"{story.total:5} answered",
-        f"{story.failed_over:5} of them failed over: they met the dead server, nothing was sent, another one got them",
-        f"{story.asked_again:5} cut off in the middle when it died, and asked again by the demo: GET may be repeated",
+        f"{story.failed_over:5} of them failed over: the dead server got nothing, another one got them",
+        f"{story.asked_again:5} were cut off when it died; the demo asked again, as one may with GET",
         f"{len(story.failed):5} failed",
     ]
     lines += [f"      {reason}" for reason in story.failed[:5]]
     if story.victim is not None and story.noticed_after is not None:
-        lines.append(f"{story.victim.name} was noticed dead {story.noticed_after * 1000:.0f} ms after it was killed")
+        lines.append(
+            f"{story.victim.name} was noticed dead {story.noticed_after * 1000:.0f} ms after it was killed"
+        )
     if story.victim is not None and story.returned_after is not None:
-        lines[-1] += f", and served again {story.returned_after:.2f} s after its start"
+        lines.append(
+            f"{story.victim.name} served again {story.returned_after:.2f} s after it was started again"
+        )
     return lines
 
 
 def _shares(story: Story) -> list[str]:
     lines = [" " * 10 + "".join(f"{phase.value:>18}" for phase in Phase) + f"{'requests':>12}"]
     for server in story.servers:
-        shares = []
+        shares: list[str] = []
         for counter in story.answered.values():
             share = counter[server.name] / counter.total() if counter else 0.0
             shares.append(f"{share:>18.0%}")

@@ -290,16 +290,16 @@ def replay(name: str, weights: list[float], loads: list[int], drawn: Any) -> int
     if name in {"round_robin", "first"}:
         return int(drawn)
     if name == "weighted_round_robin":
-        return smooth_schedule(whole_weights(tuple(weights)))[drawn]
+        return int(smooth_schedule(whole_weights(tuple(weights)))[drawn])
     if name == "random":
         return int(drawn * count)
     if name == "weighted_random":
-        return AliasTable(weights).index(drawn)
+        return int(AliasTable(weights).index(drawn))
     if name == "power_of_two_choices":
         first, second = Pairs(tuple(weights)).pair(drawn)
         return second if loads[second] / weights[second] < loads[first] / weights[first] else first
     assert name == "least_connections"
-    return min(((drawn + step) % count for step in range(count)), key=lambda at: loads[at] / weights[at])
+    return min((int(drawn + step) % count for step in range(count)), key=lambda at: loads[at] / weights[at])
 
 
 # Keys

@@ -57,6 +57,12 @@ def test_a_key_is_a_string_or_callable() -> None:
         key_reader(7)  # type: ignore[arg-type]
 
 
+def test_cookies_that_cannot_be_read_are_left_out() -> None:
+    facts = Facts(headers=[(b"Cookie", b"a=1; b@d;,=; expires=x; c=3")])
+    assert facts.cookies["a"] == "1"
+    assert facts.cookies["c"] == "3"
+
+
 def test_a_key_becomes_bytes() -> None:
     assert as_key("é") == "é".encode()
     assert as_key(7) == b"7"

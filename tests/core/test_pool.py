@@ -11,6 +11,7 @@ import pytest
 
 from lbclient import Backend, Connect, NoBackendAvailable, Pool
 from lbclient.core.backend import BackendState
+from lbclient.core.health import Admin
 from tests.core.pools import A, B, C, eject, fail, make_pool, of, shares, succeed
 
 # Picks and ends
@@ -186,6 +187,37 @@ def test_a_set_that_is_refused_leaves_the_old_one_serving(backends: list[str]) -
     with pytest.raises(ValueError):
         pool.update([Backend(A, weight=7), *backends] if backends else [])
     assert pool.status() == before
+
+
+def test_one_on_standby_is_not_picked_until_it_is_enabled() -> None:
+    pool, _ = make_pool(A, B)
+    pool.add(C, standby=True)
+    assert shares(pool)[C] == 0
+    assert of(pool, C).admin == "standby"
+    assert C in {backend.url for backend in pool.members()}
+    pool.enable(C)
+    assert shares(pool)[C] == 100
+
+
+def test_several_changes_are_one_snapshot() -> None:
+    pool, _ = make_pool()
+    before = pool.status().generation
+    pool.administer({A: Admin.DRAINING, B: Admin.DISABLED}, grace=5)
+    assert pool.status().generation == before + 1
+    assert shares(pool) == {A: 0, B: 0, C: 300}
+    with pytest.raises(ValueError, match="is not in pool"):
+        pool.administer({A: Admin.ACTIVE, "http://x": Admin.ACTIVE})
+    assert of(pool, A).admin == "draining"
+
+
+def test_the_end_of_the_last_request_of_a_draining_backend_is_told() -> None:
+    pool, _ = make_pool()
+    ticket = pool.pick(exclude=[B, C])
+    pool.begin_drain(A)
+    heard: list[int] = []
+    pool.subscribe(lambda: heard.append(of(pool, A).in_flight))
+    ticket.succeeded(0.1)
+    assert heard == [0]
 
 
 def test_membership_errors_say_what_is_wrong() -> None:

@@ -54,7 +54,9 @@ async def test_requests_spread_over_real_servers(servers: SharedServers) -> None
 
 async def test_the_record_says_who_and_why(servers: SharedServers) -> None:
     one, other = servers("uvicorn", 2)
-    transport = AsyncBalancedTransport([one.url, other.url, "http://127.0.0.1:1"], algorithm="round_robin", name="api")
+    transport = AsyncBalancedTransport(
+        [one.url, other.url, "http://127.0.0.1:1"], algorithm="round_robin", name="api"
+    )
     transport.pools["api"].report_probe("http://127.0.0.1:1", False)
     async with client(transport) as http:
         response = await http.get("/whoami")
@@ -163,7 +165,9 @@ async def test_a_location_at_the_backends_own_origin_becomes_logical(
 
 
 async def test_a_location_that_is_no_redirect_is_left_alone(raw_server: MakeRawServer) -> None:
-    server = raw_server(reply(b"HTTP/1.1 200 OK\r\nLocation: http://127.0.0.1/x\r\nContent-Length: 0\r\n\r\n"))
+    server = raw_server(
+        reply(b"HTTP/1.1 200 OK\r\nLocation: http://127.0.0.1/x\r\nContent-Length: 0\r\n\r\n")
+    )
     async with client(AsyncBalancedTransport([server.url])) as http:
         assert (await http.get("/")).headers["location"] == "http://127.0.0.1/x"
 
@@ -201,7 +205,7 @@ async def test_in_flight_until_the_end_of_the_body(servers: SharedServers) -> No
     assert transport.pools["default"].status().backends[0].successes == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # trio: httpx leaves its generators behind
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpx's generators, on trio
 async def test_a_body_left_unread_is_given_up_and_blames_nobody(servers: SharedServers) -> None:
     (server,) = servers("uvicorn", 1)
     transport = AsyncBalancedTransport([server.url])
@@ -239,8 +243,8 @@ async def test_a_response_dropped_without_close_is_told_and_leaves_nothing_behin
     transport = AsyncBalancedTransport([server.url], connect=Connect(max_connections=1))
     async with client(transport) as http:
         response = await http.send(http.build_request("GET", "/stream"), stream=True)
+        del response
         with pytest.warns(ResourceWarning, match="was never closed"):
-            del response
             gc.collect()  # httpx ties a response and its stream into a cycle
         assert in_flight(transport) == 0
         assert (await http.get("/whoami")).status_code == 200
@@ -250,7 +254,9 @@ async def test_a_response_dropped_without_close_is_told_and_leaves_nothing_behin
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_when_nothing_was_sent_any_method_goes_to_another_backend(servers: SharedServers, method: str) -> None:
+async def test_when_nothing_was_sent_any_method_goes_to_another_backend(
+    servers: SharedServers, method: str
+) -> None:
     (server,) = servers("uvicorn", 1)
     dead = refused()
     transport = AsyncBalancedTransport([dead, server.url], algorithm="first")
@@ -311,7 +317,9 @@ async def test_once_something_was_sent_it_is_not_sent_again(
     assert transport.pools["default"].status().backends[0].failures == 1
 
 
-async def test_what_is_the_callers_own_doing_blames_nobody_and_goes_nowhere_else(raw_server: MakeRawServer) -> None:
+async def test_what_is_the_callers_own_doing_blames_nobody_and_goes_nowhere_else(
+    raw_server: MakeRawServer,
+) -> None:
     server = raw_server(respond())
     transport = AsyncBalancedTransport([server.url, server.url + "/x"])
 
@@ -336,7 +344,9 @@ async def test_nobody_available_is_a_connect_error_that_says_why() -> None:
     for url in ("http://a:1", "http://b:1"):
         transport.pools["default"].report_probe(url, False)
     async with client(transport) as http:
-        with pytest.raises(httpx.ConnectError, match="http://a:1: failing its probe; http://b:1: failing") as caught:
+        with pytest.raises(
+            httpx.ConnectError, match="http://a:1: failing its probe; http://b:1: failing"
+        ) as caught:
             await http.get("/")
     assert isinstance(caught.value, NoBackendAvailable)
     found = caught.value.lbclient  # type: ignore[attr-defined]
@@ -352,7 +362,10 @@ async def test_a_full_backend_is_a_pool_timeout_and_goes_to_another_one(raw_serv
     transport = AsyncBalancedTransport(
         [busy.url, free.url], algorithm="first", connect=Connect(max_connections=1)
     )
-    async with client(transport, timeout=httpx.Timeout(5, pool=0.05)) as http, anyio.create_task_group() as group:
+    async with (
+        client(transport, timeout=httpx.Timeout(5, pool=0.05)) as http,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(http.get, "/")
         while not busy.requests:
             await anyio.sleep(0.01)
@@ -406,6 +419,7 @@ async def test_a_failed_connect_is_traced_too() -> None:
 async def test_websockets_through_httpx_ws_are_in_flight_until_they_close(servers: SharedServers) -> None:
     import httpx_ws
 
+    socket: httpx_ws.AsyncWebSocketSession
     (server,) = servers("uvicorn", 1)
     transport = AsyncBalancedTransport([server.url])
     async with client(transport) as http:
@@ -433,7 +447,8 @@ async def test_a_client_ip_is_a_key_that_a_caller_can_tell(servers: SharedServer
     async with client(transport) as http:
         seen = {
             address: {
-                (await http.get("/whoami", extensions={"lbclient": {"client_ip": address}})).text for _ in range(4)
+                (await http.get("/whoami", extensions={"lbclient": {"client_ip": address}})).text
+                for _ in range(4)
             }
             for address in (f"10.0.0.{n}" for n in range(12))
         }
@@ -454,7 +469,9 @@ async def test_a_backend_that_answers_500_is_ejected(raw_server: MakeRawServer) 
 
 
 @pytest.mark.parametrize("after", ["2", "Wed, 21 Oct 2099 07:28:00 GMT"])
-async def test_retry_after_is_honoured_as_seconds_and_as_a_date(raw_server: MakeRawServer, after: str) -> None:
+async def test_retry_after_is_honoured_as_seconds_and_as_a_date(
+    raw_server: MakeRawServer, after: str
+) -> None:
     answer = f"HTTP/1.1 503 No\r\nRetry-After: {after}\r\nContent-Length: 0\r\n\r\n".encode()
     busy, free = raw_server(reply(answer)), raw_server(respond())
     transport = AsyncBalancedTransport([busy.url, free.url], algorithm="first")
@@ -486,7 +503,9 @@ async def test_an_inner_transport_for_each_backend() -> None:
         await send({"type": "http.response.body", "body": scope["raw_path"]})
 
     transport = AsyncBalancedTransport(
-        ["http://a:1/v1", "http://b:2"], inner=lambda backend: httpx.ASGITransport(app), algorithm="round_robin"
+        ["http://a:1/v1", "http://b:2"],
+        inner=lambda backend: httpx.ASGITransport(app),
+        algorithm="round_robin",
     )
     async with client(transport) as http:
         responses = [await http.get("/items") for _ in range(2)]
@@ -568,7 +587,10 @@ async def test_a_closed_transport_refuses() -> None:
     transport = AsyncBalancedTransport(["http://a"])
     await transport.aclose()
     await transport.aclose()
-    assert repr(transport) == "<AsyncBalancedTransport <Pool 'default' power_of_two_choices, 1 of 1 pickable>, closed>"
+    assert (
+        repr(transport)
+        == "<AsyncBalancedTransport <Pool 'default' power_of_two_choices, 1 of 1 pickable>, closed>"
+    )
     with pytest.raises(RuntimeError, match="this balanced transport is closed"):
         await transport.handle_async_request(httpx.Request("GET", LOGICAL))
     with pytest.raises(RuntimeError, match="closed"):
@@ -582,7 +604,9 @@ async def test_a_closed_transport_refuses() -> None:
 
 async def test_an_entered_client_probes_in_its_own_loop(servers: SharedServers) -> None:
     fleet = servers("uvicorn", 2)
-    transport = AsyncBalancedTransport([server.url for server in fleet], probe=HttpProbe("/health", interval=5))
+    transport = AsyncBalancedTransport(
+        [server.url for server in fleet], probe=HttpProbe("/health", interval=5)
+    )
     async with client(transport):
         await transport.wait_until_ready()
         assert [s.check for s in transport.pools["default"].status().backends] == ["passing", "passing"]
@@ -637,7 +661,10 @@ def test_what_is_wrong_with_a_list_is_said_by_its_pool() -> None:
     [
         (httpx.AsyncHTTPTransport(), "write a function from Backend to transport"),
         ("http://proxy", "write a function from Backend to transport"),
-        (lambda backend: httpx.HTTPTransport(), "no httpx.AsyncBaseTransport; transports of httpx and httpx2, and sync"),
+        (
+            lambda backend: httpx.HTTPTransport(),
+            "no httpx.AsyncBaseTransport; transports of httpx and httpx2, and sync",
+        ),
         (lambda backend: None, "inner returned None for http://a"),
     ],
 )
@@ -648,9 +675,11 @@ def test_an_inner_that_is_no_factory_of_transports_is_refused(inner: Any, messag
 
 def test_transports_of_httpx2_do_not_mix() -> None:
     httpx2 = pytest.importorskip("httpx2")
-    with pytest.raises(TypeError, match="transports of httpx and httpx2, and sync and async ones, do not mix"):
+    with pytest.raises(
+        TypeError, match="transports of httpx and httpx2, and sync and async ones, do not mix"
+    ):
         AsyncBalancedTransport(["http://a"], inner=lambda backend: httpx2.AsyncHTTPTransport())
-    with pytest.raises(TypeError, match="inner is .* write a function from Backend to transport"):
+    with pytest.raises(TypeError, match=r"inner is .* write a function from Backend to transport"):
         AsyncBalancedTransport(["http://a"], inner=httpx2.AsyncHTTPTransport())
 
 

@@ -30,7 +30,7 @@ _FIRST_FAILURE_COSTS = 1.0  # seconds, where nobody has answered yet
 _MEAN_SHARE = 0.05  # of the newest answer in the pool's mean
 _UNHEARD = 1e9  # cost of one more in flight where nobody knows what it costs
 _TELLING = 0.95  # costs closer than this are alike, and the weights decide
-_REDRAWS = 16
+_REDRAWS = 8
 _SCANNED = 16
 _MOST_ANSWERS = 32.0  # that an average rests on: more would make it slow to learn
 
@@ -203,7 +203,7 @@ def _estimates(name: str, backends: Sequence[BackendState]) -> list[Estimate]:
     """Everybody's estimate; what was known before the set changed is still known."""
     known = [state.memory.get(name) for state in backends]
     mean = next((estimate.mean for estimate in known if isinstance(estimate, Estimate)), None) or _Mean()
-    estimates = []
+    estimates: list[Estimate] = []
     for state, estimate in zip(backends, known, strict=True):
         if not isinstance(estimate, Estimate):
             estimate = state.memory[name] = Estimate(mean)
@@ -227,17 +227,16 @@ class PeakEWMAPicker(_MeasuringPicker):
         return peak_ewma(seconds, sample, elapsed, self._tau)
 
     def pick(self, key: bytes | None, /) -> BackendState:
-        """The cheaper one of a pair; another pair while its first answer is still on the way."""
+        """The cheaper one of a pair, the first drawn when they are alike."""
         now = self._clock()
-        chosen = 0
-        for _ in range(_REDRAWS):
-            self.drawn = self._random()
-            first, second = self._pair(self.drawn)
-            cost = self._cost(first, now)
-            other = self._cost(second, now)
-            chosen = second if other < cost * _TELLING else first
-            if not self._is_being_heard(chosen):
-                break
+        self.drawn = self._random()
+        first, second = self._pair(self.drawn)
+        chosen = second if self._cost(second, now) < self._cost(first, now) * _TELLING else first
+        if self._is_being_heard(chosen):
+            # its first answer is still on the way: anyone near it will do, but not every one of ten thousand is asked
+            count = len(self._states)
+            near = [(chosen + step) % count for step in range(min(count, _SCANNED))]
+            chosen = min(near, key=lambda index: self._cost(index, now))
         return self._states[chosen]
 
     def pick_other(self, key: bytes | None, avoid: Collection[BackendState], /) -> BackendState | None:

@@ -67,21 +67,23 @@ def _is_prime(number: int) -> bool:
 class MaglevTable:
     """Slots and their owners: a hash belongs to slot hash mod size."""
 
-    __slots__ = ("bits", "owners")
+    __slots__ = ("absent", "bits", "owners")
 
-    def __init__(self, owners: array[int]) -> None:
+    def __init__(self, owners: array[int], count: int) -> None:
         self.bits = 64
         self.owners = owners
+        self.absent = tuple(set(range(count)) - set(owners))
 
     def find(self, hashed: int, /) -> int:
         """The owner of the hash's slot."""
         return self.owners[hashed % len(self.owners)]
 
     def walk(self, hashed: int, /) -> Iterator[int]:
-        """The owners of that slot and of all after it, once round, then of those without a slot."""
+        """The owners of that slot and of all after it, once round, then those without a slot."""
         at = hashed % len(self.owners)
         yield from self.owners[at:]
         yield from self.owners[:at]
+        yield from self.absent
 
 
 @lru_cache(maxsize=8)
@@ -126,4 +128,4 @@ def maglev_table(
             left -= 1
             if not left:
                 break
-    return MaglevTable(owners)
+    return MaglevTable(owners, len(names))

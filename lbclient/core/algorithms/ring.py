@@ -116,16 +116,19 @@ class Ring:
     Args:
         points: Hash and owner in one number (`hash << 32 | owner`): a million of them sort in half the time of pairs.
         bits: Of the hash, 32 or 64.
+        count: How many owners there are, with or without a point.
     """
 
-    __slots__ = ("bits", "owners", "points")
+    __slots__ = ("absent", "bits", "owners", "points")
 
-    def __init__(self, points: list[int], bits: int) -> None:
+    def __init__(self, points: list[int], bits: int, count: int) -> None:
         points.sort()
-        first = [one for one, before in zip(points, [-1, *points]) if one >> _OWNER_BITS != before >> _OWNER_BITS]
+        before = [-1, *points[:-1]]
+        first = [p for p, q in zip(points, before, strict=True) if p >> _OWNER_BITS != q >> _OWNER_BITS]
         self.bits = bits
         self.points = array("I" if bits == 32 else "Q", [one >> _OWNER_BITS for one in first])
         self.owners = array("I", [one & _OWNER for one in first])
+        self.absent = tuple(set(range(count)) - set(self.owners))
 
     def _place(self, hashed: int) -> int:
         at = bisect_left(self.points, hashed)
@@ -133,16 +136,18 @@ class Ring:
 
     def find(self, hashed: int, /) -> int:
         """The owner of the first point at or above `hashed`."""
-        return self.owners[self._place(hashed)]
+        owner: int = self.owners[self._place(hashed)]
+        return owner
 
     def walk(self, hashed: int, /) -> Iterator[int]:
-        """The owners of that point and of all after it, once round."""
+        """The owners of that point and of all after it, once round, then those without a point."""
         at = self._place(hashed)
         owners = self.owners
         for place in range(at, len(owners)):
             yield owners[place]
         for place in range(at):
             yield owners[place]
+        yield from self.absent
 
 
 def point_counts(weights: Sequence[float], points: int, most: int = _MOST_POINTS) -> list[int]:
@@ -179,7 +184,7 @@ def ketama_ring(names: tuple[str, ...], weights: tuple[float, ...], points: int 
         for _ in range(count):
             point = crc32(pack(point), base)
             ring.append(point << _OWNER_BITS | owner)
-    return Ring(ring, bits=32)
+    return Ring(ring, bits=32, count=len(names))
 
 
 @lru_cache(maxsize=8)
@@ -209,7 +214,7 @@ def envoy_ring(
             ring.append(digest(f"{name}_{number}".encode()) << _OWNER_BITS | owner)
             number += 1
             current += 1
-    return Ring(ring, bits=64)
+    return Ring(ring, bits=64, count=len(names))
 
 
 @lru_cache(maxsize=8)
@@ -219,4 +224,4 @@ def stable_ring(names: tuple[str, ...], weights: tuple[float, ...]) -> Ring:
     counts = point_counts(weights, _IP_HASH_POINTS, _MOST_IP_HASH_POINTS)
     for owner, (name, count) in enumerate(zip(names, counts, strict=True)):
         ring += [point << _OWNER_BITS | owner for point in stable64_stream(name.encode(), count)]
-    return Ring(ring, bits=64)
+    return Ring(ring, bits=64, count=len(names))

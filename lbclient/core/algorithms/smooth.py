@@ -159,6 +159,9 @@ class DeadlinePicker:
             self._heap.append((self._due(weight, done + 1), ranks[index], index, done + 1))
         heapify(self._heap)
         self.drawn: float | None = None
+        # a moment drawn at random favours turns that come after a long pause; a turn drawn at random does not
+        for _ in range(int(rng.random() * len(weights))):
+            self.pick(None)
 
     def _due(self, weight: int, turn: int) -> int:
         return turn * self._cycle // weight

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import math
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ SKIPPED = {
     },
     "bounded_load_hashing": {
         "probe-order-2-5": "who comes next is the next one on the ring, as in HAProxy and the paper, not a shuffle",
-        "haproxy-slots-9-125-3": "everybody's slots are rounded up, as in Envoy; HAProxy hands the remainder out in order",
+        "haproxy-slots-9-125-3": "everybody's slots are rounded up, as in Envoy; HAProxy deals the remainder out",
         "one-overloaded": "who comes next is the next one on the ring, as in HAProxy and the paper, not a shuffle",
     },
     "least_request": {
@@ -180,7 +180,7 @@ def test_earliest_deadline_first_sequence_of_traefik() -> None:
     backends = states(list(weights))
     sequences = set()
     for seed in range(10):
-        dice = Dice(0.0)
+        dice = Dice(0.0, seed / 10, 0.5, 0.0)  # the moment, the two ranks, and no turns to skip
         dice.seed(seed)
         picker = DeadlinePicker(backends, weights, dice)
         sequences.add("".join("AB"[backends.index(picker.pick(None))] for _ in range(14)))
@@ -213,7 +213,9 @@ def test_ketama_lookups_are_those_of_pingora() -> None:
 def envoy_hosts(given: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Names and weights; a locality's weight is shared by its hosts."""
     if "localities" not in given:
-        hosts = [host if isinstance(host, dict) else {"key": host, "weight": 1} for host in given["hosts"]]
+        hosts: Any = [
+            host if isinstance(host, dict) else {"key": host, "weight": 1} for host in given["hosts"]
+        ]
         return tuple(host["key"] for host in hosts), tuple(float(host["weight"]) for host in hosts)
     names, weights = [], []
     for number, locality in enumerate(given["localities"]):
@@ -387,7 +389,7 @@ def test_hash_other_proxies(id_: str, given: Any, expect: Any) -> None:
         backends = states([1] * servers)
         picker: Any = from_name("round_robin").build(backends, random.Random(1))
         picks = [backends.index(picker.pick(None)) for _ in range(3 * servers)]
-        steps = {(two - one) % servers for one, two in zip(picks, picks[1:], strict=False)}
+        steps = {(two - one) % servers for one, two in pairwise(picks)}
         assert steps == {1}, "the order is theirs, the start is random"
     elif id_ == "caddy-least-conn":
         backends = states([1] * 3, given["active"])

@@ -1,0 +1,197 @@
+"""The membership of a pool: who belongs to it, what operators say of them, and what their probes say.
+
+Every change of it, like every change of somebody's health, publishes a new snapshot. `Pool` picks from that; here is
+what may change it from outside, and the one lock that guards all of it. The lock is never held across I/O: not even a
+log line is written under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from random import Random
+
+from lbclient.core.backend import Backend, BackendState
+from lbclient.core.checks import check_number
+from lbclient.core.health import Admin, Check
+from lbclient.core.members import BackendLike, Members, admit, find
+from lbclient.core.news import News
+from lbclient.core.probes import HttpProbe, TcpProbe
+from lbclient.core.snapshot import Rules, Snapshot, build_snapshot
+
+
+class Membership:
+    """The backends of a pool, and the snapshot of those that may be picked.
+
+    Args:
+        backends: URLs and `Backend`s, mixed; at least one, no URL twice.
+        name: For the logs and the messages.
+        rules: What decides who may be picked.
+        probe: Whose thresholds probe results go by.
+        clock: Seconds that never go back.
+        rng: Where random choices come from.
+    """
+
+    def __init__(
+        self,
+        backends: Iterable[BackendLike],
+        *,
+        name: str,
+        rules: Rules,
+        probe: HttpProbe | TcpProbe | None,
+        clock: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self.name = name
+        self.probe = probe
+        self.clock = clock
+        self.rng = rng
+        self._rules = rules
+        self._lock = threading.Lock()
+        self._news = News(self._lock)
+        self._states = admit(name, backends, {}, clock, ramp_since=None)
+        self._snapshot = build_snapshot(tuple(self._states.values()), rules, rng, clock(), None)
+
+    def add(self, backend: BackendLike, *, standby: bool = False) -> None:
+        """A new backend, pickable at once (with `slow_start` it ramps up), or on standby: probed and not picked.
+
+        Raises:
+            ValueError: Its URL is known already.
+        """
+        new = Backend.of(backend)
+        with self._lock:
+            if new.url in self._states:
+                raise ValueError(f"{new.url} is in pool {self.name!r} already; use update() to change it")
+            declared = [state.backend for state in self._states.values()]
+            members = admit(self.name, [*declared, new], self._states, self.clock, self.clock())
+            if standby:
+                members[new.url].health.admin = Admin.STANDBY
+            self._become(members)
+        self._news.tell()
+
+    def remove(self, url: str) -> None:
+        """No new picks; what is in flight may finish.
+
+        Raises:
+            ValueError: The URL is unknown, or it is the last one.
+        """
+        with self._lock:
+            leaving = self._state(url)
+            if len(self._states) == 1:
+                raise ValueError(f"{url} is the last backend of pool {self.name!r}; a pool cannot be empty")
+            self._become({known: state for known, state in self._states.items() if state is not leaving})
+        self._news.tell()
+
+    def update(self, backends: Iterable[BackendLike]) -> None:
+        """The whole set at once; the numbers and the health of those that stay are kept.
+
+        Raises:
+            ValueError: The set is empty, or has a URL twice. Nothing has changed then.
+        """
+        with self._lock:
+            self._become(admit(self.name, backends, self._states, self.clock, self.clock()))
+        self._news.tell()
+
+    def begin_drain(self, url: str, grace: float = 300.0) -> None:
+        """No new picks from now on; after `grace` seconds (>= 0) the backend is disabled."""
+        self.administer({url: Admin.DRAINING}, grace)
+
+    def disable(self, url: str) -> None:
+        """No new picks and no probes, until `enable`."""
+        self.administer({url: Admin.DISABLED})
+
+    def enable(self, url: str) -> None:
+        """Pickable again, after a drain or `disable`."""
+        self.administer({url: Admin.ACTIVE})
+
+    def administer(self, changes: Mapping[str, Admin], grace: float = 300.0) -> None:
+        """Several of these at once: one snapshot is followed by one other, with nothing in between.
+
+        Args:
+            changes: What becomes of each backend, by URL.
+            grace: Seconds (>= 0) for those that drain.
+
+        Raises:
+            ValueError: A URL is unknown. Nothing has changed then.
+        """
+        check_number("grace", grace, at_least=0)
+        with self._lock:
+            now = self.clock()
+            for state, admin in [(self._state(url), admin) for url, admin in changes.items()]:
+                health = state.health
+                if admin is Admin.DRAINING:
+                    health.drain_until = now + grace
+                    self._log(
+                        logging.INFO, "draining: %d in flight, %.1f s grace", state, state.in_flight, grace
+                    )
+                elif health.admin is not admin:
+                    self._log(logging.INFO, "%s, was %s", state, admin.value, health.admin.value)
+                if admin is Admin.ACTIVE and health.admin is not admin:
+                    health.ramp_since = now
+                health.admin = admin
+            self._publish(now)
+        self._news.tell()
+
+    def set_weight(self, url: str, weight: float) -> None:
+        """Another share; >= 0, 0 takes no new picks."""
+        with self._lock:
+            state = self._state(url)
+            state.backend = replace(state.backend, weight=weight)
+            self._changed(url, "weight %s", weight)
+        self._news.tell()
+
+    def report_probe(self, url: str, passed: bool) -> None:
+        """One probe result, or the verdict of some other checker.
+
+        The first ever counts alone. Later ones go by the thresholds of the pool's probe; in a pool without one each
+        counts alone.
+        """
+        up, down = (self.probe.healthy_threshold, self.probe.unhealthy_threshold) if self.probe else (1, 1)
+        with self._lock:
+            health = self._state(url).health
+            known = health.check
+            if health.probed(passed, up, down, self.clock()):
+                level = logging.INFO if passed else logging.WARNING
+                was = "" if known is Check.UNKNOWN else f", was {known.value}"
+                self._changed(url, "probe %s%s", health.check.value, was, level=level)
+        self._news.tell()
+
+    def members(self) -> tuple[Backend, ...]:
+        """The backends that are not disabled, in declared order."""
+        return tuple(s.backend for s in self._states.values() if s.health.admin is not Admin.DISABLED)
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called after every change, from whatever thread made it; returns what undoes it."""
+        return self._news.subscribe(callback)
+
+    # Inside (with the lock held)
+
+    def _state(self, url: str) -> BackendState:
+        return find(self.name, self._states, url)
+
+    def _become(self, states: Members) -> None:
+        added = [url for url in states if url not in self._states]
+        removed = [url for url in self._states if url not in states]
+        self._states = states
+        self._news.add(logging.INFO, "%s: added %s, removed %s", self.name, added, removed)
+        self._publish(self.clock())
+
+    def _publish(self, now: float) -> Snapshot:
+        before = self._snapshot
+        snapshot = build_snapshot(tuple(self._states.values()), self._rules, self.rng, now, before)
+        self._snapshot = snapshot
+        if snapshot.panic and not before.panic:
+            words = "%s: too few backends are available; picking among all %d, healthy or not"
+            self._news.add(logging.WARNING, words, self.name, len(snapshot.candidates))
+        elif before.panic and not snapshot.panic:
+            self._news.add(logging.INFO, "%s: enough backends are available again", self.name)
+        return snapshot
+
+    def _changed(self, url: str, words: str, *args: object, level: int = logging.INFO) -> None:
+        self._log(level, words, self._state(url), *args)
+        self._publish(self.clock())
+
+    def _log(self, level: int, words: str, state: BackendState, *args: object) -> None:
+        self._news.add(level, f"%s: %s {words}", self.name, state.url, *args)
