@@ -378,7 +378,7 @@ async def test_the_certificate_has_to_name_whom_the_host_header_names(
     servers: SharedServers,
     client_ssl_context: ssl.SSLContext,
     backend: dict[str, str],
-    pool: dict[str, bool],
+    pool: dict[str, Any],
     works: bool,
 ) -> None:
     (server,) = servers("uvicorn", 1, tls=True)
