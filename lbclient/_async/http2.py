@@ -32,6 +32,7 @@ CANCEL = 8  # RFC 9113, 7: the stream is no longer needed
 WRITE_WITHIN = 30.0  # seconds; a peer that reads nothing for so long is gone, whatever the caller's timeout
 CATCH_UP_WITHIN = 0.05  # seconds; the kernel has the bytes already
 CATCH_UP_READS = 10
+_CLOSED = "the connection was closed while the request was in flight"
 
 
 class HTTP2Connection(httpcore.AsyncHTTP2Connection):
@@ -61,8 +62,6 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
             httpcore.ConnectError: The server closed, or what it sent is no HTTP/2.
             httpcore.ConnectTimeout: Its SETTINGS did not come in time.
         """
-        from h2.exceptions import ProtocolError
-
         request = _own_request(self._origin, read=None)
         try:
             with anyio.fail_after(timeout):
@@ -74,7 +73,7 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
                     await self._receive_events(request)
         except TimeoutError as exc:
             raise httpcore.ConnectTimeout(f"no HTTP/2 SETTINGS within {timeout} s") from exc
-        except (ProtocolError, httpcore.NetworkError, httpcore.ProtocolError) as exc:
+        except (httpcore.NetworkError, httpcore.ProtocolError) as exc:
             raise httpcore.ConnectError(f"the server does not speak HTTP/2: {exc!r}") from exc
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
@@ -85,11 +84,14 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
         """
         if not self._events:
             await self._catch_up()
-        return await super().handle_async_request(request)
+        try:
+            return await super().handle_async_request(request)
+        except httpcore.LocalProtocolError as exc:
+            if self.is_closed():
+                raise httpcore.ReadError(_CLOSED) from exc
+            raise
 
     async def _catch_up(self) -> None:
-        from h2.exceptions import ProtocolError
-
         request = _own_request(self._origin, read=CATCH_UP_WITHIN)
         for _ in range(CATCH_UP_READS):
             if not self.is_available() or not self._network_stream.get_extra_info("is_readable"):
@@ -98,13 +100,19 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
                 await self._receive_events(request)
             except httpcore.ReadTimeout:
                 break  # nothing for us: a TLS record without data
-            except (ProtocolError, httpcore.NetworkError, httpcore.ProtocolError) as exc:
+            except (httpcore.NetworkError, httpcore.ProtocolError) as exc:
                 self._connection_error = True
                 raise httpcore.ConnectionNotAvailable from exc
         if not self.is_available():
             raise httpcore.ConnectionNotAvailable
 
     # What httpcore calls
+
+    async def _send_request_headers(self, request: httpcore.Request, stream_id: int) -> None:
+        # The limit may have been lowered after this request was counted in.
+        if self._h2_state.open_outbound_streams >= self.stream_limit:
+            raise httpcore.ConnectionNotAvailable
+        await super()._send_request_headers(request, stream_id)
 
     async def _receive_remote_settings_change(self, event: h2.events.RemoteSettingsChanged) -> None:
         self._settled = True
@@ -120,6 +128,8 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
             raise httpcore.ReadTimeout(f"nothing came for this request within {timeout} s") from exc
 
     async def _read_incoming_data(self, request: httpcore.Request) -> list[h2.events.Event]:
+        from h2.exceptions import ProtocolError
+
         try:
             return await super()._read_incoming_data(request)
         except httpcore.ReadTimeout as exc:
@@ -127,6 +137,14 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
                 self._read_exception = None
                 self._connection_error = self._write_exception is not None
             raise
+        except ProtocolError as exc:
+            # httpcore would call it our mistake, and in a body let h2's exception through.
+            failure = (
+                httpcore.ReadError(_CLOSED) if self.is_closed() else httpcore.RemoteProtocolError(str(exc))
+            )
+            self._connection_error = True
+            self._read_exception = failure
+            raise failure from exc
 
     async def _write_outgoing_data(self, request: httpcore.Request) -> None:
         if _timeouts(request).get("write") is None:

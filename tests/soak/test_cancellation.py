@@ -36,7 +36,8 @@ def test_ten_thousand_cancelled_requests_leave_nothing_behind(
     connect = Connect(max_connections=8, verify=context, http2=over == "http2")
 
     async def run() -> int:
-        return await cancel_at_random(AsyncBalancedTransport([server.url], connect=connect), REQUESTS)
+        transport = AsyncBalancedTransport([server.url], connect=connect)
+        return await cancel_at_random(transport, REQUESTS, server_may_close=over == "http2")
 
     backend = "trio" if loop == "trio" else "asyncio"
     options = {"use_uvloop": True} if loop == "uvloop" else {}

@@ -15,6 +15,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress, islice
+from operator import ne
 from random import Random as Rng
 from typing import ClassVar, Literal, get_args
 
@@ -123,11 +125,11 @@ class Ring:
 
     def __init__(self, points: list[int], bits: int, count: int) -> None:
         points.sort()
-        before = [-1, *points[:-1]]
-        first = [p for p, q in zip(points, before, strict=True) if p >> _OWNER_BITS != q >> _OWNER_BITS]
+        hashes = [point >> _OWNER_BITS for point in points]
+        first = [True, *map(ne, islice(hashes, 1, None), hashes)]
         self.bits = bits
-        self.points = array("I" if bits == 32 else "Q", [one >> _OWNER_BITS for one in first])
-        self.owners = array("I", [one & _OWNER for one in first])
+        self.points = array("I" if bits == 32 else "Q", compress(hashes, first))
+        self.owners = array("I", compress([point & _OWNER for point in points], first))
         self.absent = tuple(set(range(count)) - set(self.owners))
 
     def _place(self, hashed: int) -> int:

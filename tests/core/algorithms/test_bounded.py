@@ -56,6 +56,14 @@ def test_what_was_in_flight_when_the_picker_was_built_counts() -> None:
     assert Counter(picker.pick(b"%d" % number) for number in range(50)) == {backends[1]: 50}
 
 
+def test_the_room_grows_with_what_was_in_flight_when_the_picker_was_built() -> None:
+    backends = states(1, 1, in_flight=(5, 3))  # of 8, and the one that comes, each may have 6
+    bounded: Any = RingHash(bounded_load=1.25).build(backends, random.Random(1))
+    plain = RingHash().build(backends, random.Random(1))
+    for number in range(50):
+        assert bounded.pick(b"%d" % number) is plain.pick(b"%d" % number)
+
+
 def test_tickets_on_backends_of_another_set_are_ignored() -> None:
     backends = states(1, 1)
     picker: Any = RingHash(bounded_load=1.25).build(backends, random.Random(1))

@@ -102,4 +102,4 @@ def test_a_draw_that_rounding_leaves_to_nobody_goes_to_the_last_one() -> None:
     picker: Any = LeastConnections().build(backends, Dice())
     assert isinstance(picker, WeightedLeastConnectionsPicker)
     picker._random = lambda: 1.0
-    assert picker.pick(None) is backends[-1]
+    assert picker._weigh(picker._order).state is backends[-1]
