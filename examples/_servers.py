@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every request with its name; `status` can be changed while it runs."""
+    """Answers every request with its name; `status` and `delay` (seconds) can be changed while it runs."""
 
     daemon_threads = True
 
@@ -17,7 +18,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.name = name
         self.status = 200
+        self.delay = 0.0
         self.seen = 0
+        self.hosts: set[str] = set()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -37,6 +40,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # http.server's name
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.seen += 1
+        self.server.hosts.add(self.headers["Host"])
+        time.sleep(self.server.delay)
         body = f"{self.server.name} {self.path}\n".encode()
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(body)))

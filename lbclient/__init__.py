@@ -8,33 +8,49 @@ async with httpx.AsyncClient(transport=transport, base_url="http://orders") as c
 
 from lbclient import algorithms
 from lbclient._async.transport import AsyncBalancedTransport
+from lbclient.core.affinity import AppCookieAffinity, CookieAffinity, KeyAffinity
 from lbclient.core.backend import Backend
 from lbclient.core.connect import Connect
-from lbclient.core.errors import NoBackendAvailable
+from lbclient.core.deploy import DrainReport, Guard, SwapReport
+from lbclient.core.errors import DrainTimeout, NoBackendAvailable
 from lbclient.core.explain import Attempt, Record
 from lbclient.core.facts import Facts
 from lbclient.core.health import PassiveHealth
 from lbclient.core.pool import Pool
 from lbclient.core.probes import HttpProbe, TcpProbe
-from lbclient.core.status import BackendStatus, PoolStatus
+from lbclient.core.routing import NoRoute, Route, Router
+from lbclient.core.split import Split
+from lbclient.core.status import BackendStatus, PoolStatus, TierStatus
 from lbclient.core.ticket import Ticket
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AppCookieAffinity",
     "AsyncBalancedTransport",
     "Attempt",
     "Backend",
     "BackendStatus",
     "Connect",
+    "CookieAffinity",
+    "DrainReport",
+    "DrainTimeout",
     "Facts",
+    "Guard",
     "HttpProbe",
+    "KeyAffinity",
     "NoBackendAvailable",
+    "NoRoute",
     "PassiveHealth",
     "Pool",
     "PoolStatus",
     "Record",
+    "Route",
+    "Router",
+    "Split",
+    "SwapReport",
     "TcpProbe",
     "Ticket",
+    "TierStatus",
     "algorithms",
 ]

@@ -105,7 +105,14 @@ class BackgroundTask:
             trio.lowlevel.spawn_system_task(self._run, name=name)
 
     def __repr__(self) -> str:
-        return f"<BackgroundTask {self._name!r} {'ended' if self._ended.is_set() else 'running'}>"
+        return f"<BackgroundTask {self._name!r} {'running' if self.running else 'ended'}>"
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended, by itself, by `stop` or with its loop."""
+        if isinstance(self._loop, asyncio.AbstractEventLoop) and self._loop.is_closed():
+            return False
+        return not self._ended.is_set()
 
     async def _run(self) -> None:
         # A system task that raises takes trio's whole run down. A task group inside `main` may raise failures

@@ -311,6 +311,15 @@ class Connections:
             for connection in doomed:
                 await connection.core.aclose()
 
+    async def cut(self, reason: str) -> int:
+        """Close every connection; those in use get a `DrainTimeout` that says `reason`. How many were in use."""
+        in_use = [connection for connection in self._all if connection.active]
+        for connection in in_use:
+            connection.stream.cut = reason
+        count = sum(connection.active for connection in in_use)
+        await self.aclose()
+        return count
+
     async def close_idle(self) -> None:
         """Close what nobody uses, and from now on whatever is given back: the backend is no longer a member."""
         self.closed = True

@@ -86,6 +86,10 @@ class Engine(Protocol):
         """Let go of backends that are no longer members."""
         ...
 
+    async def cut(self, url: str, reason: str) -> int:
+        """Close a backend's connections, also those in use; how many requests that cut off."""
+        ...
+
     async def aclose(self) -> None:
         """Close everything."""
         ...
@@ -215,6 +219,11 @@ class HttpcoreEngine:
             _, _, connections = self._backends.pop(url)
             await connections.close_idle()
 
+    async def cut(self, url: str, reason: str) -> int:
+        """See `Engine`."""
+        known = self._backends.pop(url, None)
+        return 0 if known is None else await known[2].cut(reason)
+
     async def aclose(self) -> None:
         """See `Engine`."""
         for _, _, connections in self._backends.values():
@@ -267,6 +276,10 @@ class InnerEngine:
 
     async def keep(self, urls: frozenset[str]) -> None:
         """See `Engine`: the transport of a backend that left may still be in use; it is closed with the others."""
+
+    async def cut(self, url: str, reason: str) -> int:
+        """See `Engine`: the connections are not ours to close."""
+        return 0
 
     async def aclose(self) -> None:
         """See `Engine`: the balanced transport closes them, once for all loops."""

@@ -44,8 +44,14 @@ class NoBackendAvailable(core_errors.NoBackendAvailable, httpx.ConnectError):
     """Nobody may be picked; the message says why each backend was passed over."""
 
 
+class DrainTimeout(core_errors.DrainTimeout, httpx.ReadError):
+    """The grace period of a drain ended, and with it the connection of this request."""
+
+
 def as_httpx(exc: Exception) -> Exception:
     """`exc` as the exception that httpx's own transport would have raised for it."""
+    if isinstance(exc, core_errors.DrainTimeout):
+        return exc if isinstance(exc, DrainTimeout) else DrainTimeout(str(exc))
     for kind in type(exc).__mro__:
         mapped = _AS_HTTPX.get(kind)
         if mapped is not None:
@@ -57,6 +63,8 @@ def failure_of(exc: BaseException) -> Failure:
     """What an exception of httpx's says about the attempt that it ended."""
     if not isinstance(exc, Exception):
         return "cancelled"
+    if isinstance(exc, core_errors.DrainTimeout):
+        return "local"
     for kind, failure in _FAILURES:
         if isinstance(exc, kind):
             return failure

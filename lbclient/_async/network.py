@@ -17,9 +17,14 @@ from anyio.streams.tls import TLSStream
 
 from lbclient.core.backend import Backend
 from lbclient.core.connect import SocketOption
+from lbclient.core.errors import DrainTimeout
 
 _Step: TypeAlias = Callable[..., Awaitable[httpcore.AsyncNetworkStream]]
 Trace: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+
+class CutOff(DrainTimeout, httpcore.ReadError):
+    """What the user of a stream gets that a drain has closed."""
 
 
 class CountedStream(httpcore.AsyncNetworkStream):
@@ -28,14 +33,16 @@ class CountedStream(httpcore.AsyncNetworkStream):
     Attributes:
         written: Bytes handed to the socket; counted before they are, because a cancelled write may have sent them.
         received: Bytes that came.
+        cut: Why a drain has closed it; None for whatever else went wrong.
     """
 
-    __slots__ = ("_stream", "received", "written")
+    __slots__ = ("_stream", "cut", "received", "written")
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self.written = 0
         self.received = 0
+        self.cut: str | None = None
 
     @property
     def holds_bytes(self) -> bool:
@@ -53,7 +60,12 @@ class CountedStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Some bytes; none at the end."""
-        data = await self._stream.read(max_bytes, timeout)
+        try:
+            data = await self._stream.read(max_bytes, timeout)
+        except httpcore.NetworkError as exc:
+            if self.cut is not None:
+                raise CutOff(self.cut) from exc
+            raise
         self.received += len(data)
         return data
 

@@ -84,6 +84,11 @@ class PoolIO:
                 total[url] = (before[0] + opened, before[1] + idle)
         return total
 
+    async def cut(self, url: str, reason: str) -> int:
+        """Close a backend's connections in this loop, also those in use; how many requests that cut off."""
+        engine = self._engines.get(running_loop())
+        return 0 if engine is None else await engine.cut(url, reason)
+
     def _membership_may_have_changed(self) -> None:
         self._members_changed = True
 
@@ -94,7 +99,7 @@ class PoolIO:
         """Whether probes run, or there are none to run."""
         return (
             self.pool.probe is None
-            or self._task is not None
+            or (self._task is not None and self._task.running)
             or (self._thread is not None and self._thread.running)
         )
 
@@ -105,7 +110,9 @@ class PoolIO:
 
     def probe_in_a_thread(self) -> None:
         """Probe from now on, in a daemon thread: for a client that was never entered."""
-        if not self.probing:
+        if self._inner is not None:
+            self.probe_in_this_loop()  # the caller's transports belong to the caller's loop
+        elif not self.probing:
             if self._thread is None:
                 self._thread = BackgroundThread(self._probe_forever(), self._prober_name)
             self._thread.start()

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import time
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+import anyio
 import httpx
 
+from lbclient._async.deploy import drain, swap
 from lbclient._async.engine import Answer, Engine, Progress
 from lbclient._async.errors import NoBackendAvailable, explained, failure_of
 from lbclient._async.pool_io import Inner, PoolIO
 from lbclient._async.prober import wait_until_ready
 from lbclient._async.streams import BalancedStream
 from lbclient.core import errors as core_errors
+from lbclient.core.affinity import without_cookie
 from lbclient.core.attempts import Attempts
+from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.explain import Record
 from lbclient.core.facts import Facts, Header
 from lbclient.core.members import BackendLike
 from lbclient.core.outcome import Failure, Outcome
 from lbclient.core.pool import ASK_FOR_TIME, Pool
+from lbclient.core.routing import Router
 from lbclient.core.ticket import Ticket
 
 _NO_TIMEOUTS: Mapping[str, float | None] = MappingProxyType({})
@@ -31,7 +37,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
     """Spreads the requests of an `httpx.AsyncClient` over backends.
 
     Args:
-        target: A `Pool`, or a list of URLs and `Backend`s.
+        target: A `Pool`, a `Router`, or a list of URLs and `Backend`s.
         inner: A function from `Backend` to `httpx.AsyncBaseTransport`, for those who bring their own connections:
             `ASGITransport`, `MockTransport`, proxies.
         pool_options: Arguments of `Pool`, when `target` is a list.
@@ -43,30 +49,42 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, target: Pool | Iterable[BackendLike], *, inner: Inner | None = None, **pool_options: Any
+        self,
+        target: Pool | Router | Iterable[BackendLike],
+        *,
+        inner: Inner | None = None,
+        **pool_options: Any,
     ) -> None:
-        if isinstance(target, Pool):
+        if isinstance(target, (Pool, Router)):
             if pool_options:
                 raise TypeError(
                     f"{', '.join(pool_options)}: options of a pool go to Pool(...) when you make it yourself"
                 )
-            pool = target
+            router = target if isinstance(target, Router) else Router([], default=target)
         else:
-            pool = Pool(target, **pool_options)
-        self._io = PoolIO(pool, inner)
+            router = Router([], default=Pool(target, **pool_options))
+        self._router = router
+        self._ios = {pool.name: PoolIO(pool, inner) for pool in router.pools}
         self._closed = False
+        self._changing: dict[tuple[str, str | None], str] = {}
 
     def __repr__(self) -> str:
-        return f"<AsyncBalancedTransport {self._io.pool!r}{', closed' if self._closed else ''}>"
+        pools = ", ".join(repr(io.pool) for io in self._ios.values())
+        return f"<AsyncBalancedTransport {pools}{', closed' if self._closed else ''}>"
 
     @property
     def pools(self) -> Mapping[str, Pool]:
         """The pools by name."""
-        return {self._io.pool.name: self._io.pool}
+        return {name: io.pool for name, io in self._ios.items()}
 
     def connections(self) -> dict[str, tuple[int, int]]:
         """Connections (open, idle) by backend URL; empty-handed for transports of the caller's own."""
-        return self._io.connections()
+        total: dict[str, tuple[int, int]] = {}
+        for io in self._ios.values():
+            for url, (opened, idle) in io.connections().items():
+                before = total.get(url, (0, 0))
+                total[url] = (before[0] + opened, before[1] + idle)
+        return total
 
     async def wait_until_ready(self, timeout: float = 10.0) -> None:
         """Wait for the first probe result of every backend.
@@ -78,25 +96,118 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             TimeoutError: Some backend is still unknown; the message names it.
         """
         self._check_open()
-        if not self._io.probing:
-            self._io.probe_in_a_thread()
-        await wait_until_ready(self._io.pool, timeout)
+        with anyio.move_on_after(timeout) as scope:
+            for io in self._ios.values():
+                if not io.probing:
+                    io.probe_in_a_thread()
+                await wait_until_ready(io.pool, None)
+        if scope.cancelled_caught:
+            for io in self._ios.values():
+                await wait_until_ready(io.pool, 0)
+
+    async def drain(self, url: str, *, grace: float = 300.0, pool: str | None = None) -> DrainReport:
+        """Take a backend out without a broken request: no new picks from now on, and what is in flight may finish.
+
+        Idle backends drain at once; one with sticky sessions keeps them until the grace period ends. Then the remaining
+        connections are closed and their callers get a `DrainTimeout`. When this returns the backend is disabled.
+
+        Args:
+            url: How the backend is known.
+            grace: Seconds; >= 0.
+            pool: Where, when several pools have it.
+
+        Raises:
+            ValueError: The backend or the pool is unknown.
+            RuntimeError: The backend is being drained already, or its pool is being swapped.
+        """
+        io = self._io_of(url, pool)
+        with self._alone(f"a drain of {url.rstrip('/')}", io, url.rstrip("/")):
+            return await drain(io, url, grace)
+
+    async def swap(
+        self,
+        backends: Iterable[BackendLike],
+        *,
+        pool: str | None = None,
+        when_healthy_within: float = 60.0,
+        grace: float = 300.0,
+        guard: Guard | None = None,
+    ) -> SwapReport:
+        """Flip to another set of backends at once (blue/green).
+
+        The new ones join on standby, probed and not picked. Once *all* of the new set pass their probes (in a pool
+        without a probe: at once) one assignment lets them serve, and the old ones drain. When they do not pass in time
+        nothing changes. With a guard the old set stays on standby for the guard's window, and serves again when the
+        share of requests that succeed falls by more than the guard allows.
+
+        Args:
+            backends: The whole new set; those that are members already stay.
+            pool: Where; may be left out when there is one pool.
+            when_healthy_within: Seconds; >= 0.
+            grace: Seconds that the old ones have to drain; >= 0.
+            guard: Whether and when to go back.
+
+        Raises:
+            ValueError, TypeError: An argument is out of its range, or the pool is unknown.
+            RuntimeError: The pool is being swapped already, or one of its backends drained.
+        """
+        io = self._io_of(None, pool)
+        with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
+            return await swap(io, backends, when_healthy_within, grace, guard)
+
+    def _io_of(self, url: str | None, pool: str | None) -> PoolIO:
+        """The pool of that name, or the only one there is, or the only one that has the backend."""
+        self._check_open()
+        if pool is not None:
+            if pool not in self._ios:
+                raise ValueError(f"pool is {pool!r}; the pools are {', '.join(map(repr, self._ios))}")
+            return self._ios[pool]
+        having = [
+            io
+            for io in self._ios.values()
+            if url is None or url.rstrip("/") in {backend.url for backend in io.pool.declared}
+        ]
+        if len(having) == 1:
+            return having[0]
+        what = "this transport" if url is None else repr(url)
+        names = ", ".join(repr(io.pool.name) for io in having)
+        raise ValueError(f"{what} is in {'no pool' if not having else f'the pools {names}'}; write pool=")
+
+    @contextmanager
+    def _alone(self, what: str, io: PoolIO, url: str | None) -> Generator[None, None, None]:
+        """One change of a backend at a time, and a swap of a pool alone."""
+        name = io.pool.name
+        for (other, backend), busy in self._changing.items():
+            if other == name and (backend is None or url is None or backend == url):
+                raise RuntimeError(f"{busy} is under way; wait for it before you start {what}")
+        self._changing[name, url] = what
+        try:
+            yield
+        finally:
+            del self._changing[name, url]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` to a backend; to another one when nothing was sent.
 
         Raises:
             NoBackendAvailable: Nobody may be picked (it is an `httpx.ConnectError`).
+            NoRoute: A router has no route for the request; the message lists those it has.
             httpx.HTTPError: As httpx's own transport would, with a note that names the backend and with the record as
                 `.lbclient`.
             RuntimeError: The transport is closed.
         """
         self._check_open()
-        io = self._io
+        headers = request.headers.raw
+        facts = _RequestFacts(request, headers)
+        now = time()
+        routed = self._router.route(facts, now)
+        io = self._ios[routed.pool.name]
         if not io.probing:
             io.probe_in_a_thread()
-        headers = request.headers.raw
-        plan = io.pool.attempts(_RequestFacts(request, headers))
+        plan = io.pool.attempts(facts, now)
+        for name in (*routed.strip, plan.strip):
+            if name is not None:
+                headers = without_cookie(headers, name)
         try:
             ticket = plan.first()
         except core_errors.NoBackendAvailable as exc:
@@ -114,7 +225,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
                     raise
                 ticket = following
             else:
-                return self._respond(plan, ticket, answer)
+                return self._respond(plan, ticket, answer, routed.set_cookie)
 
     async def _attempt(
         self, engine: Engine, plan: Attempts, ticket: Ticket, request: httpx.Request, headers: list[Header]
@@ -142,8 +253,13 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         ticket.answered(elapsed, answer.status, asked)
         return answer
 
-    def _respond(self, plan: Attempts, ticket: Ticket, answer: Answer) -> httpx.Response:
+    def _respond(
+        self, plan: Attempts, ticket: Ticket, answer: Answer, set_cookie: Header | None
+    ) -> httpx.Response:
         record = Record(plan)
+        new = [header for header in (set_cookie, plan.answer(answer.headers)) if header is not None]
+        if new:
+            answer.headers = [*answer.headers, *new]
         answer.extensions["lbclient"] = record
         return httpx.Response(
             answer.status,
@@ -160,7 +276,8 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
 
     async def __aenter__(self) -> AsyncBalancedTransport:
         self._check_open()
-        self._io.probe_in_this_loop()
+        for io in self._ios.values():
+            io.probe_in_this_loop()
         return self
 
     async def __aexit__(
@@ -175,7 +292,8 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         """Stop probing and close every connection, also those in use. A closed transport refuses requests."""
         if not self._closed:
             self._closed = True
-            await self._io.aclose()
+            for io in self._ios.values():
+                await io.aclose()
 
 
 class _RequestFacts(Facts):
@@ -192,6 +310,11 @@ class _RequestFacts(Facts):
     def host(self) -> str:  # type: ignore[override]  # read-only here
         """The logical host."""
         return self._request.url.host
+
+    @property
+    def scheme(self) -> str:  # type: ignore[override]  # read-only here
+        """The logical scheme."""
+        return self._request.url.scheme
 
 
 def _failed(exc: BaseException, kind: Failure, progress: Progress, elapsed: float) -> Outcome:

@@ -22,8 +22,8 @@ class Backend:
         url: Where it listens: `http://10.0.0.5:8080`, with an optional path prefix that is put before the path of
             every request; `https://`, `tcp://` and `udp://` likewise (the last two need a port).
         weight: Its share next to the others: finite, >= 0; fractions are allowed and 0 takes no new picks.
-        zone: Where it runs; a label.
-        priority: 0 is used first; higher numbers are used when nobody of a lower one is available.
+        zone: Where it runs; a pool with a zone of its own prefers it.
+        priority: 0 is used first; higher numbers help when too few of the lower ones are available.
         host: Replaces the `Host` header and the TLS server name that the backend sees.
         uds: The path of a Unix socket to connect to instead of the URL's host and port.
         metadata: Anything the caller wants to find again in the status and in a custom algorithm.
@@ -137,6 +137,7 @@ class BackendState:
         latency: Moving average of the time to the response headers, in seconds; None before the first answer.
         health: The three facts its status is derived from.
         clock: The pool's clock, for an algorithm that ages its numbers.
+        tied: Whether a client was ever tied to it.
         memory: Room for an algorithm's own numbers, by its name, so that they survive a rebuild.
     """
 
@@ -151,6 +152,7 @@ class BackendState:
         "memory",
         "picks",
         "successes",
+        "tied",
         "url",
         "weight",
     )
@@ -165,6 +167,7 @@ class BackendState:
         self.failures = 0
         self.latency: float | None = None
         self.health = Health()
+        self.tied = False
         self.guarded = False  # a pick has to ask first: a trial is due, or there is a limit
         self.clock = clock
         self.memory: dict[str, object] = {}

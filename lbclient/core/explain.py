@@ -51,15 +51,18 @@ class Record:
 
     Attributes:
         pool: The pool's name.
-        sticky: Whether an affinity decided.
     """
 
-    __slots__ = ("__dict__", "_plan", "pool", "sticky")
+    __slots__ = ("__dict__", "_plan", "pool")
 
     def __init__(self, plan: Attempts) -> None:
         self._plan = plan
         self.pool = plan.pool.name
-        self.sticky = False
+
+    @property
+    def sticky(self) -> bool:
+        """Whether the client was tied to the backend that answered."""
+        return self._plan.sticky
 
     @property
     def backend(self) -> str | None:
@@ -78,6 +81,8 @@ class Record:
         because = str(getattr(self._plan.pool.algorithm, "because", "the algorithm's choice"))
         tried: list[str] = []
         attempts: list[Attempt] = []
+        if self._plan.sticky:
+            because = "the client is tied to it"
         for ticket, outcome in self._plan.log:
             attempts.append(_describe(ticket, outcome, because, tried))
             tried.append(ticket.state.url)
@@ -128,7 +133,11 @@ def _describe(ticket: Ticket, outcome: Outcome, because: str, tried: list[str]) 
         reason=because,
         candidates=tuple(url for _, url in left),
         loads=tuple(ticket.loads[index] for index, _ in left) if ticket.loads else (),
-        skipped={**snapshot.skipped, **dict.fromkeys(tried, "already tried")},
+        skipped={
+            url: why
+            for url, why in {**snapshot.skipped, **dict.fromkeys(tried, "already tried")}.items()
+            if url != ticket.state.url
+        },
         drawn=ticket.drawn,
         generation=snapshot.generation,
     )

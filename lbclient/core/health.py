@@ -243,9 +243,14 @@ class Health:
         )
 
     @property
+    def fit(self) -> bool:
+        """Whether neither its probes nor live requests speak against it, whatever the operator said."""
+        return self.check is not Check.FAILING and self.passive is Passive.IN
+
+    @property
     def standing(self) -> bool:
         """Whether it serves and nothing casts doubt on it: what may be the last one."""
-        return self.admin is Admin.ACTIVE and self.check is not Check.FAILING and self.passive is Passive.IN
+        return self.admin is Admin.ACTIVE and self.fit
 
     def ejected_for(self, now: float) -> float:
         """Seconds until the ejection ends; 0 when it is not ejected."""

@@ -64,8 +64,7 @@ class Membership:
         with self._lock:
             if new.url in self._states:
                 raise ValueError(f"{new.url} is in pool {self.name!r} already; use update() to change it")
-            declared = [state.backend for state in self._states.values()]
-            members = admit(self.name, [*declared, new], self._states, self.clock, self.clock())
+            members = admit(self.name, [*self.declared, new], self._states, self.clock, self.clock())
             if standby:
                 members[new.url].health.admin = Admin.STANDBY
             self._become(members)
@@ -78,7 +77,7 @@ class Membership:
             ValueError: The URL is unknown, or it is the last one.
         """
         with self._lock:
-            leaving = self._state(url)
+            leaving = self.state(url)
             if len(self._states) == 1:
                 raise ValueError(f"{url} is the last backend of pool {self.name!r}; a pool cannot be empty")
             self._become({known: state for known, state in self._states.items() if state is not leaving})
@@ -119,7 +118,7 @@ class Membership:
         check_number("grace", grace, at_least=0)
         with self._lock:
             now = self.clock()
-            for state, admin in [(self._state(url), admin) for url, admin in changes.items()]:
+            for state, admin in [(self.state(url), admin) for url, admin in changes.items()]:
                 health = state.health
                 if admin is Admin.DRAINING:
                     health.drain_until = now + grace
@@ -137,7 +136,7 @@ class Membership:
     def set_weight(self, url: str, weight: float) -> None:
         """Another share; >= 0, 0 takes no new picks."""
         with self._lock:
-            state = self._state(url)
+            state = self.state(url)
             state.backend = replace(state.backend, weight=weight)
             self._changed(url, "weight %s", weight)
         self._news.tell()
@@ -150,13 +149,26 @@ class Membership:
         """
         up, down = (self.probe.healthy_threshold, self.probe.unhealthy_threshold) if self.probe else (1, 1)
         with self._lock:
-            health = self._state(url).health
+            health = self.state(url).health
             known = health.check
             if health.probed(passed, up, down, self.clock()):
                 level = logging.INFO if passed else logging.WARNING
                 was = "" if known is Check.UNKNOWN else f", was {known.value}"
                 self._changed(url, "probe %s%s", health.check.value, was, level=level)
         self._news.tell()
+
+    @property
+    def declared(self) -> tuple[Backend, ...]:
+        """All backends as they are declared, in order."""
+        return tuple(state.backend for state in self._states.values())
+
+    def state(self, url: str) -> BackendState:
+        """The live numbers of the backend that is known by `url`.
+
+        Raises:
+            ValueError: There is none; the message lists those there are.
+        """
+        return find(self.name, self._states, url)
 
     def members(self) -> tuple[Backend, ...]:
         """The backends that are not disabled, in declared order."""
@@ -167,9 +179,6 @@ class Membership:
         return self._news.subscribe(callback)
 
     # Inside (with the lock held)
-
-    def _state(self, url: str) -> BackendState:
-        return find(self.name, self._states, url)
 
     def _become(self, states: Members) -> None:
         added = [url for url in states if url not in self._states]
@@ -190,7 +199,7 @@ class Membership:
         return snapshot
 
     def _changed(self, url: str, words: str, *args: object, level: int = logging.INFO) -> None:
-        self._log(level, words, self._state(url), *args)
+        self._log(level, words, self.state(url), *args)
         self._publish(self.clock())
 
     def _log(self, level: int, words: str, state: BackendState, *args: object) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
+from lbclient.core.affinity import Affinity
 from lbclient.core.algorithms import from_name
 from lbclient.core.algorithms.picker import Algorithm, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
@@ -28,8 +29,8 @@ from lbclient.core.outcome import BACKEND_S_FAULT, Failure
 from lbclient.core.outliers import Change, OutlierDetector
 from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.snapshot import Rules, Snapshot, fail_open_set, why_not
-from lbclient.core.status import PoolStatus, status_of
-from lbclient.core.ticket import Answer, Ticket
+from lbclient.core.status import PoolStatus, TierStatus, status_of
+from lbclient.core.ticket import Answer, Drawn, Ticket
 
 _T = TypeVar("_T")
 
@@ -46,13 +47,17 @@ class Pool(Membership):
         name: For the record, the logs and the metrics.
         algorithm: A name, or an object with `build(backends, rng)`.
         probe: How backends are probed in the background, if at all.
+        affinity: What ties a client to a backend (sticky sessions).
         passive: When live requests take a backend out; None for never.
         slow_start: Seconds over which a new or recovered backend's weight grows from a tenth; 0 is off.
-        panic_threshold: When less than this share (0 to 1) of the pool is available, health is ignored.
+        panic_threshold: When less than this share (0 to 1) of the pool is available, health is ignored. With several
+            priorities: of a priority, while the others cannot make up for it.
         fail_open: Whether to pick among all that are not draining or disabled when nobody is available.
         max_in_flight: Tickets per backend, hard; None for no limit.
         preserve_host: Backends see the logical host instead of their own.
         connect: How connections are made.
+        zone: Where this client runs. Backends of that zone are preferred, as far as they are enough for the clients
+            there; None when zones make no difference.
         clock: Seconds that never go back.
         rng: Where random choices come from.
 
@@ -68,17 +73,24 @@ class Pool(Membership):
         algorithm: str | Algorithm = "power_of_two_choices",
         probe: HttpProbe | TcpProbe | None = None,
         passive: PassiveHealth | None = _STATUS_FAILURES,
+        affinity: Affinity | None = None,
         slow_start: float = 0.0,
         panic_threshold: float = 0.0,
         fail_open: bool = True,
         max_in_flight: int | None = None,
         preserve_host: bool = False,
         connect: Connect | None = None,
+        zone: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self.algorithm = _as_algorithm(algorithm)
         self.passive = _instance("passive", passive, (PassiveHealth,))
+        if affinity is not None and (isinstance(affinity, type) or not isinstance(affinity, Affinity)):
+            raise TypeError(
+                f"affinity is {affinity!r}; write CookieAffinity(...) or another affinity, or None"
+            )
+        self.affinity = affinity
         check_number("slow_start", slow_start, at_least=0)
         check_fraction("panic_threshold", panic_threshold)
         if panic_threshold and not fail_open:
@@ -87,6 +99,9 @@ class Pool(Membership):
             )
         if max_in_flight is not None:
             check_whole("max_in_flight", max_in_flight, at_least=1)
+        if zone is not None and not isinstance(zone, str):
+            raise TypeError(f"zone is {zone!r}; write the name of this client's zone, or None")
+        self.zone = zone
         self.max_in_flight = max_in_flight
         self.preserve_host = preserve_host
         self.connect = _instance("connect", connect, (Connect,)) or Connect()
@@ -95,11 +110,15 @@ class Pool(Membership):
         super().__init__(
             backends,
             name=name,
-            rules=Rules(self.algorithm, slow_start, panic_threshold, fail_open, max_in_flight is not None),
+            rules=Rules(
+                self.algorithm, slow_start, panic_threshold, fail_open, max_in_flight is not None, zone
+            ),
             probe=_instance("probe", probe, (HttpProbe, TcpProbe)),
             clock=clock,
             rng=rng if rng is not None else random.Random(self.seed),
         )
+        self._ties: Mapping[str, float] = {}
+        self._ties_of: Snapshot | None = None
         self._outliers = None if self.passive is None else OutlierDetector(self.passive, self.rng)
 
     def __repr__(self) -> str:
@@ -112,9 +131,14 @@ class Pool(Membership):
 
     # Picking
 
-    def attempts(self, facts: Facts) -> Attempts:
-        """The plan of one request: whom to try, and whether to go on."""
-        return Attempts(self, facts)
+    def attempts(self, facts: Facts, now: float = 0.0) -> Attempts:
+        """The plan of one request: whom to try, and whether to go on.
+
+        Args:
+            facts: The request's.
+            now: The wall clock, in seconds since 1970; affinities look at it.
+        """
+        return Attempts(self, facts, now)
 
     def key_of(self, facts: Facts) -> bytes | None:
         """The key that the algorithm reads off a request; the caller's own goes first."""
@@ -141,30 +165,93 @@ class Pool(Membership):
             if now >= snapshot.valid_until:
                 snapshot = self._publish(now)
             if snapshot.pick is None or exclude:
-                state = self._pick_among(snapshot, key, exclude)
+                state = None
             else:
                 state = snapshot.pick(key)
-            trial = False
-            if state.guarded:
-                if self._is_full(state):
-                    state = self._pick_among(snapshot, key, exclude)
-                trial = state.health.passive is Passive.HALF_OPEN
-            loads = [s.in_flight for s in snapshot.candidates] if snapshot.shows_loads else None
-            state.in_flight += 1
-            state.picks += 1
-            if snapshot.started is not None:
-                snapshot.started(state)
-            ticket = Ticket(self, state, snapshot, now, loads, getattr(snapshot.picker, "drawn", None), trial)
-            if trial:
-                state.health.begin_trial()
-                self._publish(now)
+                if state.guarded and self._is_full(state):
+                    state = None
+            if state is not None:
+                ticket = self._take(snapshot, state, now, getattr(snapshot.picker, "drawn", None))
+            else:  # the number that decided, if there was one, is not one for all candidates: it replays nothing
+                ticket = self._take(snapshot, self._pick_among(snapshot, key, exclude), now, None)
         if self._news:
             self._news.tell()
         return ticket
 
+    def pick_tied(self, url: str) -> Ticket | None:
+        """A ticket on the very backend a client is tied to; None when it may not serve tied clients now.
+
+        It takes no turn of anybody's: the rotation of the others goes on as if it had not been.
+        """
+        now = self.clock()
+        with self._lock:
+            snapshot = self._snapshot
+            if now >= snapshot.valid_until:
+                snapshot = self._publish(now)
+            state = self._states.get(url)
+            if state is None or url not in self._current_ties(snapshot) or self._is_full(state):
+                return None
+            ticket = self._take(snapshot, state, now, None)
+        if self._news:
+            self._news.tell()
+        return ticket
+
+    def ties(self) -> Mapping[str, float]:
+        """Who may serve tied clients now, and the weight with which each takes new ones (0: one that drains).
+
+        The same object for as long as nothing about it has changed.
+        """
+        now = self.clock()
+        with self._lock:
+            snapshot = self._publish(now) if now >= self._snapshot.valid_until else self._snapshot
+            ties = self._current_ties(snapshot)
+        if self._news:
+            self._news.tell()
+        return ties
+
+    def _current_ties(self, snapshot: Snapshot) -> Mapping[str, float]:
+        if self._ties_of is not snapshot:
+            ties = self._new_ties(snapshot)
+            if ties != self._ties or list(ties) != list(self._ties):
+                self._ties = ties
+            self._ties_of = snapshot
+        return self._ties
+
+    def _new_ties(self, snapshot: Snapshot) -> dict[str, float]:
+        """Candidates take new clients. Who only keeps those it has: one that drains, weighs nothing, or is of a zone
+        that is not needed now. A priority that is not needed has none.
+        """
+        candidates = set(snapshot.candidates)
+        priorities = {tier.priority for tier in snapshot.tiers}
+        stays = self.affinity is not None and self.affinity.sticky_while_draining
+        ties: dict[str, float] = {}
+        for url, state in self._states.items():
+            if state in candidates:
+                ties[url] = state.backend.weight
+            elif (
+                state.health.available and (state.backend.priority in priorities or not state.backend.weight)
+            ) or (state.health.admin is Admin.DRAINING and state.health.fit and stays):
+                ties[url] = 0.0
+        return ties
+
+    def _take(self, snapshot: Snapshot, state: BackendState, now: float, drawn: Drawn) -> Ticket:
+        """The ticket of a pick; with the lock held."""
+        trial = state.guarded and state.health.passive is Passive.HALF_OPEN
+        loads = [s.in_flight for s in snapshot.candidates] if snapshot.shows_loads else None
+        state.in_flight += 1
+        state.picks += 1
+        if snapshot.started is not None:
+            snapshot.started(state)
+        ticket = Ticket(self, state, snapshot, now, loads, drawn, trial)
+        if trial:
+            state.health.begin_trial()
+            self._publish(now)
+        return ticket
+
     def _pick_among(self, snapshot: Snapshot, key: bytes | None, exclude: Collection[str]) -> BackendState:
         """A pick that has to step around somebody: tried before, or full."""
-        avoid = {state for state in snapshot.candidates if state.url in exclude or self._is_full(state)}
+        within_reach = (*snapshot.candidates, *snapshot.reserve)
+        avoid = {state for state in within_reach if state.url in exclude or self._is_full(state)}
         state = snapshot.pick_other(self.algorithm, self.rng, key, avoid)
         if state is None and exclude and self._rules.fail_open:
             # A doubtful backend that was not tried is better than none.
@@ -194,7 +281,7 @@ class Pool(Membership):
             elif self._is_full(state):
                 reasons[state.url] = f"{state.in_flight} in flight, the limit"
             else:
-                reasons[state.url] = why_not(state, now)
+                reasons[state.url] = why_not(state, now, self._snapshot.tiers)
         return reasons
 
     # What tickets tell (Ticket is the only caller)
@@ -288,6 +375,7 @@ class Pool(Membership):
             algorithm=algorithm_name(self.algorithm),
             generation=snapshot.generation,
             panic=snapshot.panic,
+            tiers=tuple(TierStatus(t.priority, t.zone, float(t.share)) for t in snapshot.tiers),
             backends=tuple(status_of(state, now) for state in self._states.values()),
         )
 

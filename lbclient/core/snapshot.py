@@ -1,5 +1,8 @@
 """The immutable answer to "who may be picked right now", and how it comes about.
 
+Health says who is available, priorities and zones (see `tiers.py`) who of them is needed, and the pool's algorithm
+builds a picker over those.
+
 A snapshot is replaced whole and never edited. What time will change (an ejection that ends, a ramp, a drain) needs no
 timer: the snapshot says until when it is valid, and the first pick after that has a new one built.
 """
@@ -10,13 +13,11 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias
 
 from lbclient.core.algorithms.picker import Algorithm, Picker, pick_by_rebuilding
 from lbclient.core.backend import BackendState
 from lbclient.core.health import RAMP_STEPS, Admin, Passive
-
-_PickOther: TypeAlias = Callable[[bytes | None, Collection[BackendState]], BackendState | None]
+from lbclient.core.tiers import Tier, TieredPicker, divide, pick_around
 
 LOADS_SHOWN = 16  # copying the loads of the candidates costs 30 ns each; a larger pool's record does without
 
@@ -30,6 +31,7 @@ class Rules:
     panic_threshold: float
     fail_open: bool
     limited: bool
+    zone: str | None = None
 
 
 class Snapshot:
@@ -37,8 +39,10 @@ class Snapshot:
 
     Attributes:
         generation: Grows by one with every snapshot that differs from the one before.
-        candidates: In declared order.
+        tiers: Who carries how much of the load.
+        candidates: The members of all tiers, in declared order.
         weights: Theirs, slow start included.
+        reserve: Who is available and not needed, in declared order.
         panic: Whether health was ignored.
         valid_until: When time may have changed the answer.
         skipped: Why each of the others is none.
@@ -54,9 +58,11 @@ class Snapshot:
         "panic",
         "pick",
         "picker",
+        "reserve",
         "shows_loads",
         "skipped",
         "started",
+        "tiers",
         "valid_until",
         "weights",
     )
@@ -64,16 +70,20 @@ class Snapshot:
     def __init__(
         self,
         generation: int,
+        tiers: tuple[Tier, ...],
         candidates: tuple[BackendState, ...],
         weights: tuple[float, ...],
+        reserve: tuple[BackendState, ...],
         panic: bool,
         valid_until: float,
         skipped: dict[str, str],
         picker: Picker | None,
     ) -> None:
         self.generation = generation
+        self.tiers = tiers
         self.candidates = candidates
         self.weights = weights
+        self.reserve = reserve
         self.panic = panic
         self.valid_until = valid_until
         self.skipped = skipped
@@ -89,11 +99,17 @@ class Snapshot:
     def pick_other(
         self, algorithm: Algorithm, rng: Random, key: bytes | None, avoid: Collection[BackendState]
     ) -> BackendState | None:
-        """The picker's choice among those not in `avoid`; None when nobody is left."""
-        own: _PickOther | None = getattr(self.picker, "pick_other", None)
-        if own is not None:
-            return own(key, avoid)
-        return pick_by_rebuilding(algorithm, self.candidates, rng, key, avoid)
+        """The picker's choice among those not in `avoid`, else one of the reserve, the lowest priority number first;
+        None when nobody is left.
+        """
+        state = pick_around(self.picker, algorithm, self.candidates, rng, key, avoid)
+        if state is None and self.reserve:
+            for priority in sorted({spare.backend.priority for spare in self.reserve}):
+                spares = [spare for spare in self.reserve if spare.backend.priority == priority]
+                state = pick_by_rebuilding(algorithm, spares, rng, key, avoid)
+                if state is not None:
+                    break
+        return state
 
 
 def build_snapshot(
@@ -105,29 +121,46 @@ def build_snapshot(
         state.health.settle(now)
         valid_until = min(valid_until, state.health.changes_at())
         state.guarded = rules.limited or state.health.passive is Passive.HALF_OPEN
-    candidates, panic = _eligible(states, rules)
-    weights, ramping = _weights(candidates, rules.slow_start, now)
+    serving = fail_open_set(states)
+    available, ramping = _weights([s for s in serving if s.health.available], rules.slow_start, now)
+    tiers, panic = divide(serving, available, rules.zone, rules.panic_threshold, rules.fail_open)
+    chosen = {state for tier in tiers for state in tier.members}
+    candidates = tuple(s for s in serving if s in chosen)
+    effective = available
+    if panic:
+        effective, also_ramping = _weights(candidates, rules.slow_start, now)
+        ramping = ramping or also_ramping
+    weights = tuple(effective[s] for s in candidates)
     if ramping:
         valid_until = min(valid_until, now + rules.slow_start / RAMP_STEPS)
 
-    chosen = set(candidates)
-    skipped = {s.url: why_not(s, now) for s in states if s not in chosen}
-    if before is not None and before.candidates == candidates and before.weights == weights:
+    others = [s for s in states if s not in chosen]
+    for state in others:
+        state.weight = float(state.backend.weight)
+    skipped = {s.url: why_not(s, now, tiers) for s in others}
+    reserve = tuple(s for s in others if s in available)
+    now_true = (tiers, candidates, weights)
+    if before is not None and (before.tiers, before.candidates, before.weights) == now_true:
         generation = before.generation if before.panic == panic else before.generation + 1
         picker = before.picker
     else:
         generation = 0 if before is None else before.generation + 1
         for state, weight in zip(candidates, weights, strict=True):
             state.weight = weight
-        picker = rules.algorithm.build(candidates, rng) if candidates else None
-    return Snapshot(generation, candidates, weights, panic, valid_until, skipped, picker)
+        picker = _picker(rules.algorithm, tiers, rng)
+    return Snapshot(generation, tiers, candidates, weights, reserve, panic, valid_until, skipped, picker)
 
 
-def why_not(state: BackendState, now: float) -> str:
-    """Why a backend is no candidate, in words."""
+def why_not(state: BackendState, now: float, tiers: Sequence[Tier]) -> str:
+    """Why a backend is no candidate while `tiers` carry the load, in words."""
     if not state.health.available:
         return state.health.describe(now)
-    return "weight 0" if not state.backend.weight else f"priority {state.backend.priority} is not needed"
+    if not state.backend.weight:
+        return "weight 0"
+    zone, priority = state.backend.zone, state.backend.priority
+    if all(tier.priority != priority for tier in tiers):
+        return f"priority {priority} is not needed"
+    return "it has no zone and is not needed" if zone is None else f"zone {zone} is not needed"
 
 
 def fail_open_set(states: Sequence[BackendState]) -> list[BackendState]:
@@ -135,27 +168,21 @@ def fail_open_set(states: Sequence[BackendState]) -> list[BackendState]:
     return [s for s in states if s.health.admin is Admin.ACTIVE and s.backend.weight > 0]
 
 
-def _eligible(states: Sequence[BackendState], rules: Rules) -> tuple[tuple[BackendState, ...], bool]:
-    serving = fail_open_set(states)
-    available = [s for s in serving if s.health.available]
-    in_trial = sum(1 for s in serving if s.health.passive is Passive.TRIAL)
-    if serving and rules.fail_open:
-        # One on trial is neither here nor there: it does not start a panic that its own absence causes.
-        enough = available and len(available) + in_trial >= rules.panic_threshold * len(serving)
-        if not enough:
-            return tuple(serving), True
-    first = min((s.backend.priority for s in available), default=0)
-    return tuple(s for s in available if s.backend.priority == first), False
+def _picker(algorithm: Algorithm, tiers: Sequence[Tier], rng: Random) -> Picker | None:
+    if len(tiers) > 1:
+        return TieredPicker(algorithm, tiers, rng)
+    return algorithm.build(tiers[0].members, rng) if tiers else None
 
 
 def _weights(
-    candidates: Sequence[BackendState], slow_start: float, now: float
-) -> tuple[tuple[float, ...], bool]:
-    declared = tuple(float(s.backend.weight) for s in candidates)
+    states: Sequence[BackendState], slow_start: float, now: float
+) -> tuple[dict[BackendState, float], bool]:
+    """Everybody's weight with the ramp of slow start, and whether somebody is still on it."""
+    declared = {s: float(s.backend.weight) for s in states}
     if not slow_start:
         return declared, False
-    ramps = [s.health.ramp(now, slow_start) for s in candidates]
+    ramps = [s.health.ramp(now, slow_start) for s in states]
     ramping = any(ramp < 1 for ramp in ramps)
     if all(ramp < 1 for ramp in ramps):
         return declared, ramping  # when everybody is new there is nobody to relieve them
-    return tuple(weight * ramp for weight, ramp in zip(declared, ramps, strict=True)), ramping
+    return {s: weight * ramp for (s, weight), ramp in zip(declared.items(), ramps, strict=True)}, ramping

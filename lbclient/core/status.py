@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from lbclient.core.backend import BackendState
@@ -45,6 +45,20 @@ class BackendStatus:
     why: str
 
 
+class TierStatus(NamedTuple):
+    """Backends that carry a part of the load together.
+
+    Attributes:
+        priority: Theirs.
+        zone: Theirs; None where zones make no difference, and for backends without one.
+        share: Their part of the load, 0 to 1.
+    """
+
+    priority: int
+    zone: str | None
+    share: float
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """A pool at one moment.
@@ -55,6 +69,7 @@ class PoolStatus:
         generation: Grows with every change of who may be picked.
         panic: Whether picks ignore health, because too few backends are healthy.
         backends: In declared order.
+        tiers: Which priorities and zones carry the load; the shares sum to 1. Empty when nobody may be picked.
     """
 
     name: str
@@ -62,6 +77,7 @@ class PoolStatus:
     generation: int
     panic: bool
     backends: tuple[BackendStatus, ...]
+    tiers: tuple[TierStatus, ...] = ()
 
 
 def status_of(state: BackendState, now: float) -> BackendStatus:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -229,9 +230,25 @@ def test_a_loop_that_ends_takes_its_task_along_quietly(
 
     anyio.run(forget_to_stop, backend=anyio_backend_name)
     assert seen[0].ended.is_set()
+    assert not seen[1].running
     for backend in ("asyncio", "trio"):
         anyio.run(stop_from_another_loop, backend=backend)
     assert not caplog.records
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_task_whose_loop_was_closed_over_it_does_not_run() -> None:
+    loop = asyncio.new_event_loop()
+
+    async def start() -> BackgroundTask:
+        return BackgroundTask(ThreadWork(), "work")
+
+    task = loop.run_until_complete(start())
+    task._task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to be
+    assert repr(task) == "<BackgroundTask 'work' running>"
+    loop.close()
+    assert not task.running
+    assert repr(task) == "<BackgroundTask 'work' ended>"
 
 
 def test_a_failure_while_the_loop_ends_is_only_logged(
@@ -483,6 +500,19 @@ def test_an_object_that_was_dropped_takes_its_thread_along(threads: Callable[[],
     assert work.ended.wait(5)
 
 
+def exit_code_of(child: int, within: float = 10.0) -> int | None:
+    """None when it hangs, which ends it."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # it has threads, that is the point
 def test_after_a_fork_the_child_may_start_its_own(threads: Callable[[], list[str]]) -> None:
@@ -507,7 +537,7 @@ def test_after_a_fork_the_child_may_start_its_own(threads: Callable[[], list[str
             verdict = 0 if not_there and began and work.ended.is_set() else 2
         os._exit(verdict)
     thread._lock.release()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert exit_code_of(child) == 0
     assert thread.running
     assert not work.ended.is_set()
     thread.stop()

@@ -51,7 +51,7 @@ async def until(condition: Any) -> None:
 
 
 def books(transport: AsyncBalancedTransport, url: str) -> Connections:
-    (engine,) = transport._io._engines.values()
+    (engine,) = transport._ios["default"]._engines.values()
     return engine._backends[url][2]  # type: ignore[attr-defined, no-any-return]
 
 
@@ -477,7 +477,7 @@ def test_a_second_event_loop_gets_connections_of_its_own(servers: SharedServers)
     async def ask() -> int:
         http = client(transport)
         statuses = {(await http.get("/whoami")).status_code for _ in range(2)}
-        for engine in transport._io._engines.values():
+        for engine in transport._ios["default"]._engines.values():
             await engine.aclose()  # what a program that leaves a loop cannot do for it later
         return statuses.pop()
 

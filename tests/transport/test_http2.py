@@ -387,14 +387,16 @@ async def test_a_cancelled_request_is_reset_and_the_connection_goes_on(
     transport = plain(raw.url, max_connections=1)
     async with client(transport, timeout=5) as http:
         for _ in range(4):
-            with anyio.move_on_after(0.1):
-                async with anyio.create_task_group() as group:
-                    for _ in range(5):
-                        group.start_soon(http.get, "/")
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(http.get, "/")
+                await until(lambda: len(server.held) == 5)
+                group.cancel_scope.cancel()
             assert (counts(transport), in_flight(transport)) == ((1, 1), 0)
+            await until(lambda: not server.held)
         server.wait = False
         assert (await http.get("/")).text == "ok"
-        await until(lambda: len(server.resets) == 20)
+    assert len(server.resets) == 20
     assert raw.accepted == 1
 
 

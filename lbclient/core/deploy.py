@@ -1,0 +1,221 @@
+"""Changing the fleet under load: what a drain and a flip come to, decided without waiting for anything.
+
+A flip (blue/green) in steps, each of which leaves the pool serving with one whole set:
+
+    stage     the new backends join on standby: probed, not picked
+    ready     all of them pass (in a pool without a probe: at once)
+    flip      one snapshot with the new set follows one with the old; with a guard the old set stays on standby
+    verdict   the guard compares success before and after: keep the new set, go back to the old one, or wait and see
+    settle    the old set drains
+
+Waiting, and closing what is left of a drain, is the shell's.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lbclient.core.backend import Backend
+from lbclient.core.checks import check_fraction, check_number, check_whole
+from lbclient.core.health import Admin
+from lbclient.core.members import BackendLike
+from lbclient.core.pool import Pool
+from lbclient.core.status import BackendStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """How a drain went.
+
+    Attributes:
+        url: Whose.
+        drained: Whether everything in flight ended by itself.
+        waited: Seconds that it took.
+        in_flight_at_start: Requests in flight when it began.
+        closed: Requests that were cut off when the grace period ended.
+    """
+
+    url: str
+    drained: bool
+    waited: float
+    in_flight_at_start: int
+    closed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwapReport:
+    """How a flip went.
+
+    Attributes:
+        swapped: Whether the new set serves.
+        rolled_back: Whether it did, and the guard went back to the old one.
+        reason: Why not, or why back; empty when it went well.
+        added: The URLs that are new.
+        removed: The URLs that left.
+        drains: How those drained.
+    """
+
+    swapped: bool
+    rolled_back: bool
+    reason: str
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    drains: tuple[DrainReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Goes back to the old set when requests fail after a flip.
+
+    Args:
+        window: Seconds to watch after the flip; > 0.
+        max_drop: By how much the share of requests that succeed may fall (0 to 1): that of the new set since the flip
+            is compared with that of the old set until then.
+        min_requests: Requests to the new set below which nothing is concluded; >= 1.
+
+    Raises:
+        ValueError, TypeError: A value is out of its range.
+    """
+
+    window: float = 30.0
+    max_drop: float = 0.05
+    min_requests: int = 50
+
+    def __post_init__(self) -> None:
+        check_number("window", self.window, above=0)
+        check_fraction("max_drop", self.max_drop)
+        check_whole("min_requests", self.min_requests, at_least=1)
+
+
+class Verdict(enum.Enum):
+    """What a guard concludes."""
+
+    WAIT = enum.auto()
+    KEEP = enum.auto()
+    GO_BACK = enum.auto()
+
+
+class Swap:
+    """One flip of a pool to another set. Its methods are called in the order of the steps above.
+
+    Args:
+        pool: Where.
+        backends: The new set, whole; those that are members already stay.
+        guard: Whether and when to go back.
+
+    Raises:
+        ValueError, TypeError: `backends` is no set of backends, or the same as before.
+    """
+
+    def __init__(self, pool: Pool, backends: Iterable[BackendLike], guard: Guard | None = None) -> None:
+        if isinstance(backends, (str, Backend)):
+            raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
+        declared = [Backend.of(backend) for backend in backends]
+        if not declared:
+            raise ValueError("backends is empty; write the whole new set")
+        self.pool = pool
+        self.guard = guard
+        self.target = tuple(dict.fromkeys(backend.url for backend in declared))
+        if len(self.target) < len(declared):
+            raise ValueError("backends has a URL more than once; use weight= for a larger share")
+        known = {status.url: status for status in pool.status().backends}
+        self._new = [backend for backend in declared if backend.url not in known]
+        self._staying = [backend for backend in declared if backend.url in known]
+        self.added = tuple(backend.url for backend in self._new)
+        self.removed = tuple(url for url in known if url not in self.target)
+        self._admin_before = {url: status.admin for url, status in known.items()}
+        self._before: tuple[int, int] = (0, 0)
+        self._at_flip: dict[str, tuple[int, int]] = {}
+        self._flipped_at = 0.0
+
+    def stage(self) -> None:
+        """The new ones join on standby."""
+        for backend in self._new:
+            self.pool.add(backend, standby=True)
+
+    def unready(self) -> dict[str, str]:
+        """Who of the whole new set is not fit to serve, and why; empty when all are."""
+        wanted = "passing" if self.pool.probe is not None else "unknown"
+        return {
+            status.url: f"check {status.check}"
+            for status in self._statuses(self.target)
+            if status.check not in ("passing", wanted)
+        }
+
+    def unstage(self) -> None:
+        """The new ones leave again; nothing has changed."""
+        self._remove(self.added)
+
+    def flip(self, grace: float) -> None:
+        """One assignment: the new set serves, and the old one drains, or (with a guard) stands by."""
+        self._before = _sum(self._statuses(self.removed or self.target))
+        self._at_flip = {
+            status.url: (status.successes, status.failures) for status in self._statuses(self.target)
+        }
+        self._flipped_at = self.pool.clock()
+        leaving = Admin.DRAINING if self.guard is None else Admin.STANDBY
+        self.pool.administer(
+            {**dict.fromkeys(self.target, Admin.ACTIVE), **dict.fromkeys(self.removed, leaving)}, grace
+        )
+
+    def verdict(self) -> Verdict:
+        """What the guard concludes now."""
+        guard = self.guard
+        if guard is None:
+            return Verdict.KEEP
+        good, bad = self._since_flip()
+        if good + bad >= guard.min_requests and _share(good, bad) < _share(*self._before) - guard.max_drop:
+            return Verdict.GO_BACK
+        return Verdict.KEEP if self.pool.clock() - self._flipped_at >= guard.window else Verdict.WAIT
+
+    def why_back(self) -> str:
+        """The guard's reason, in words."""
+        good, bad = self._since_flip()
+        before = _share(*self._before)
+        return f"{_share(good, bad):.1%} of {good + bad} requests succeeded after the flip, {before:.1%} before it"
+
+    def go_back(self) -> None:
+        """One assignment: the old set serves again, and the new ones leave."""
+        self.pool.administer(
+            {
+                **dict.fromkeys(self.added, Admin.STANDBY),
+                **{url: Admin(admin) for url, admin in self._admin_before.items() if url in self._members()},
+            }
+        )
+        self._remove(self.added)
+
+    def settle(self) -> None:
+        """The old set is gone for good, and whoever stays is as the new set declares it."""
+        self._remove(self.removed)
+        declared = {backend.url: backend for backend in self._staying}
+        self.pool.update([declared.get(backend.url, backend) for backend in self.pool.declared])
+
+    def _members(self) -> set[str]:
+        return {status.url for status in self.pool.status().backends}
+
+    def _remove(self, urls: Iterable[str]) -> None:
+        for url in self._members().intersection(urls):
+            self.pool.remove(url)
+
+    def _since_flip(self) -> tuple[int, int]:
+        good = bad = 0
+        for status in self._statuses(self.target):
+            good_then, bad_then = self._at_flip[status.url]
+            good += status.successes - good_then
+            bad += status.failures - bad_then
+        return good, bad
+
+    def _statuses(self, urls: Iterable[str]) -> list[BackendStatus]:
+        wanted = set(urls)
+        return [status for status in self.pool.status().backends if status.url in wanted]
+
+
+def _sum(statuses: Iterable[BackendStatus]) -> tuple[int, int]:
+    counts = [(status.successes, status.failures) for status in statuses]
+    return sum(good for good, _ in counts), sum(bad for _, bad in counts)
+
+
+def _share(good: int, bad: int) -> float:
+    return good / (good + bad) if good + bad else 1.0

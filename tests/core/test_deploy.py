@@ -1,0 +1,145 @@
+"""Flips decided: what is staged, when it is ready, what the guard concludes, and what is left in the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lbclient import Backend, Guard, Pool, TcpProbe
+from lbclient.core.deploy import Swap, Verdict
+from tests.core.pools import A, B, C, fail, make_pool, of, shares, succeed
+
+D = "http://d:1"
+
+
+def pool_of(*backends: Any, probed: bool = True) -> tuple[Pool, Any]:
+    return make_pool(*(backends or (A, B)), probe=TcpProbe() if probed else None)
+
+
+def test_the_new_set_is_probed_and_not_picked_until_all_of_it_passes() -> None:
+    pool, _ = pool_of()
+    swap = Swap(pool, [C, D])
+    swap.stage()
+    assert shares(pool) == {A: 150, B: 150, C: 0, D: 0}
+    assert swap.unready() == {C: "check unknown", D: "check unknown"}
+    pool.report_probe(C, True)
+    pool.report_probe(D, False)
+    assert swap.unready() == {D: "check failing"}
+    pool.report_probe(D, True)
+    pool.report_probe(D, True)
+    assert swap.unready() == {}
+
+
+def test_without_a_probe_whom_nothing_speaks_against_is_ready() -> None:
+    pool, _ = pool_of(probed=False)
+    swap = Swap(pool, [C])
+    swap.stage()
+    assert swap.unready() == {}
+    pool.report_probe(C, False)
+    assert swap.unready() == {C: "check failing"}
+
+
+def test_the_flip_is_one_snapshot_and_the_old_set_drains() -> None:
+    pool, clock = pool_of()
+    swap = Swap(pool, [B, C])
+    swap.stage()
+    before = pool.status().generation
+    swap.flip(grace=10)
+    assert pool.status().generation == before + 1
+    assert shares(pool) == {A: 0, B: 150, C: 150}
+    assert of(pool, A).admin == "draining"
+    assert swap.verdict() is Verdict.KEEP
+    assert (swap.added, swap.removed) == ((C,), (A,))
+    clock.advance(11)
+    swap.settle()
+    assert [status.url for status in pool.status().backends] == [B, C]
+
+
+def test_who_stays_is_declared_as_the_new_set_declares_it() -> None:
+    pool, _ = pool_of()
+    succeed(pool, B, 3)
+    swap = Swap(pool, [Backend(B, weight=5)])
+    swap.stage()
+    swap.flip(0)
+    swap.settle()
+    assert [(status.url, status.weight, status.successes) for status in pool.status().backends] == [(B, 5, 3)]
+
+
+def test_a_flip_that_does_not_happen_changes_nothing() -> None:
+    pool, _ = pool_of()
+    before = [status.url for status in pool.status().backends]
+    swap = Swap(pool, [C, D])
+    swap.stage()
+    swap.unstage()
+    assert [status.url for status in pool.status().backends] == before
+    assert shares(pool) == {A: 150, B: 150}
+
+
+def test_a_guard_goes_back_when_success_falls() -> None:
+    pool, _ = pool_of(probed=False)
+    succeed(pool, A, 100)
+    swap = Swap(pool, [C, D], Guard(window=30, max_drop=0.05, min_requests=20))
+    swap.stage()
+    swap.flip(0)
+    assert of(pool, A).admin == "standby"
+    fail(pool, C, 2)
+    succeed(pool, C, 17)
+    assert swap.verdict() is Verdict.WAIT, "19 requests prove nothing"
+    succeed(pool, D, 1)
+    assert swap.verdict() is Verdict.GO_BACK
+    assert swap.why_back() == "90.0% of 20 requests succeeded after the flip, 100.0% before it"
+    swap.go_back()
+    assert [status.url for status in pool.status().backends] == [A, B]
+    assert shares(pool) == {A: 150, B: 150}
+
+
+def test_a_guard_keeps_the_new_set_after_its_window() -> None:
+    pool, clock = pool_of(probed=False)
+    succeed(pool, A, 90)
+    fail(pool, B, 2)
+    swap = Swap(pool, [C], Guard(window=30, max_drop=0.05, min_requests=20))
+    swap.stage()
+    swap.flip(0)
+    succeed(pool, C, 50)
+    assert swap.verdict() is Verdict.WAIT
+    clock.advance(30)
+    assert swap.verdict() is Verdict.KEEP
+
+
+def test_the_old_set_is_as_it_was_when_the_guard_goes_back() -> None:
+    pool, _ = pool_of(A, B, C, probed=False)
+    pool.disable(B)
+    swap = Swap(pool, [D], Guard())
+    swap.stage()
+    swap.flip(0)
+    swap.go_back()
+    assert [status.admin for status in pool.status().backends] == ["active", "disabled", "active"]
+
+
+@pytest.mark.parametrize(
+    ("backends", "error", "message"),
+    [
+        ([], ValueError, "backends is empty; write the whole new set"),
+        (A, TypeError, "write a list of URLs or Backends"),
+        ([C, C], ValueError, "a URL more than once"),
+        (["nonsense"], ValueError, "has no scheme"),
+    ],
+)
+def test_what_is_no_set_is_refused(backends: Any, error: type[Exception], message: str) -> None:
+    pool, _ = pool_of()
+    with pytest.raises(error, match=message):
+        Swap(pool, backends)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window is 0"),
+        ({"max_drop": 2}, "max_drop is 2"),
+        ({"min_requests": 0}, "min_requests is 0"),
+    ],
+)
+def test_a_guard_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Guard(**options)
