@@ -205,6 +205,33 @@ async def test_in_flight_until_the_end_of_the_body(servers: SharedServers) -> No
     assert transport.pools["default"].status().backends[0].successes == 1
 
 
+async def test_the_latency_is_the_time_to_the_headers_and_not_to_the_end_of_the_body(
+    servers: SharedServers,
+) -> None:
+    (server,) = servers("uvicorn", 1)
+    transport = AsyncBalancedTransport([server.url])
+    async with client(transport) as http:
+        response = await http.get("/stream", params={"chunks": 5, "size": 10, "delay": 0.2})
+    latency = transport.pools["default"].status().backends[0].latency
+    assert latency is not None
+    assert latency < response.elapsed.total_seconds() / 2
+
+
+async def test_a_client_entered_in_one_task_is_closed_in_another(servers: SharedServers) -> None:
+    (server,) = servers("uvicorn", 1)
+    transport = AsyncBalancedTransport([server.url], probe=HttpProbe("/health", interval=5))
+    http = client(transport)
+
+    async def enter() -> None:
+        await http.__aenter__()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(enter)
+    await transport.wait_until_ready()
+    assert (await http.get("/whoami")).status_code == 200
+    await http.__aexit__(None, None, None)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpx's generators, on trio
 async def test_a_body_left_unread_is_given_up_and_blames_nobody(servers: SharedServers) -> None:
     (server,) = servers("uvicorn", 1)
