@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lbclient import Backend, CookieAffinity, Facts, KeyAffinity, Pool
+from lbclient import Backend, CookieAffinity, Facts, KeyAffinity, Pool, Record
 from lbclient.core.outcome import Outcome
 from tests.core.pools import A, B, C, eject, make_pool, of, shares
 
@@ -195,3 +195,32 @@ def test_in_a_panic_clients_stay_where_they_are() -> None:
     for url in (A, B, C):
         pool.report_probe(url, False)
     assert client.ask() == (home, True)
+
+
+@pytest.mark.parametrize("how", ["pick", "pick_tied", "ties"])
+def test_what_time_has_changed_is_noticed_and_told_by_whoever_comes_next(how: str) -> None:
+    pool, clock = make_pool(A, B, affinity=CookieAffinity(secret=SECRET), panic_threshold=1.0)
+    eject(pool, A)
+    heard: list[bool] = []
+    pool.subscribe(lambda: heard.append(pool.status().panic))
+    clock.advance(40)
+    if how == "pick":
+        pool.pick()
+    elif how == "pick_tied":
+        assert pool.pick_tied(B) is not None
+    else:
+        assert pool.ties() == {A: 1, B: 1}
+    assert heard == [False]
+
+
+def test_the_record_of_a_tied_request_says_so() -> None:
+    pool, _ = sticky_pool()
+    client = Client(pool)
+    home, _ = client.ask()
+    assert client.cookie is not None
+    plan = pool.attempts(Facts(headers=[(b"Cookie", client.cookie)]), now=1e9)
+    plan.observe(plan.first(), Outcome(status=200))
+    record = Record(plan)
+    assert record.sticky
+    assert record.backend == home
+    assert record.attempts[0].reason == "the client is tied to it"
