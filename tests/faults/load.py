@@ -48,10 +48,11 @@ async def ask_on(
             response = await http.request("POST" if number % 2 else "GET", path)
         except httpx.HTTPError as exc:
             record: Record = exc.lbclient  # type: ignore[attr-defined]
-            if record.attempts[-1].outcome.startswith(("reset", "timeout")):
-                tally.cut_off += 1
-            else:
+            # A status is the outcome of one that broke in the body: that was sent as well.
+            if not record.attempts or record.attempts[-1].outcome.startswith(("connect", "local")):
                 tally.lost.append(f"{exc!r} {record.explain()}")
+            else:
+                tally.cut_off += 1
         else:
             found: Record = response.extensions["lbclient"]
             assert found.backend is not None
