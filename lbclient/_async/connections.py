@@ -14,6 +14,7 @@ A request *takes* a connection, or the right to open one (OPEN), and *gives back
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections import OrderedDict, deque
 from typing import Final, Literal, TypeAlias
@@ -46,9 +47,10 @@ class Connection:
         active: Requests on it now.
         served: Requests that it has carried before.
         idle_since: When it became idle, on `time.monotonic`.
+        retired: Takes no further requests, and is closed after those that it has (HTTP/2).
     """
 
-    __slots__ = ("active", "core", "idle_since", "served", "shared", "stream")
+    __slots__ = ("active", "core", "idle_since", "retired", "served", "shared", "stream")
 
     def __init__(self, core: Core, stream: CountedStream) -> None:
         self.core = core
@@ -57,6 +59,7 @@ class Connection:
         self.active = 1
         self.served = 0
         self.idle_since = 0.0
+        self.retired = False
 
     def __repr__(self) -> str:
         protocol = "HTTP/2" if self.shared else "HTTP/1.1"
@@ -80,7 +83,7 @@ class Connection:
         """Whether another stream may start (HTTP/2)."""
         core = self.core
         assert isinstance(core, HTTP2Connection)
-        return core.is_available() and self.active < core.stream_limit
+        return not self.retired and core.is_available() and self.active < core.stream_limit
 
 
 Taken: TypeAlias = "Connection | Literal[_Right.OPEN]"
@@ -184,8 +187,11 @@ class Connections:
         return None
 
     def _drop_dead_shared(self) -> list[Connection]:
+        # Not httpcore's `has_expired`: cancelled at one of its locks, a connection never knows that it is idle.
+        expiry = self.connect.keepalive_expiry
+        latest = -math.inf if expiry is None else time.monotonic() - expiry
         dead = [
-            c for c in self._shared if not c.active and (not c.core.is_available() or c.core.has_expired())
+            c for c in self._shared if not c.active and (not c.core.is_available() or c.idle_since < latest)
         ]
         for connection in dead:
             self._forget(connection)
@@ -237,9 +243,11 @@ class Connections:
         elif taken.shared:
             taken.active -= 1
             taken.served += 1
-            if not taken.active and (self.closed or not taken.core.is_available()):
-                self._forget(taken)
-                doomed.append(taken)
+            if not taken.active:
+                taken.idle_since = time.monotonic()
+                if self.closed or taken.retired or not taken.core.is_available():
+                    self._forget(taken)
+                    doomed.append(taken)
         elif taken.reusable and not self.closed and taken in self._all:
             taken.served += 1
             taken.active = 0
@@ -272,6 +280,13 @@ class Connections:
 
     def abandon(self, taken: Connection) -> None:
         """Give back without awaiting, from a finalizer: the next to take closes it."""
+        if taken.shared:
+            taken.active -= 1
+            taken.retired = (
+                True  # its stream cannot be reset here: the others may finish, and nobody is added
+            )
+            if taken.active:
+                return
         taken.active = 0
         self._forget(taken)
         self._abandoned.append(taken)

@@ -11,6 +11,7 @@ import anyio
 from lbclient import AsyncBalancedTransport
 from lbclient._async.connections import Connections
 from lbclient._async.engine import HttpcoreEngine
+from lbclient._async.http2 import HTTP2Connection
 
 _T = TypeVar("_T")
 
@@ -79,6 +80,12 @@ def opened(transport: AsyncBalancedTransport) -> int:
     return sum(opened for opened, _ in transport.connections().values())
 
 
+def streams(core: object) -> int:
+    """Those that an HTTP/2 connection still remembers."""
+    assert isinstance(core, HTTP2Connection)
+    return len(core._events)
+
+
 def balance(transport: AsyncBalancedTransport) -> dict[str, int]:
     """What has to be zero when nobody asks for anything."""
     return {
@@ -87,5 +94,6 @@ def balance(transport: AsyncBalancedTransport) -> dict[str, int]:
         "waiting": sum(len(each._waiters) for each in books(transport)),
         "opening": sum(each._opening for each in books(transport)),
         "to be closed": sum(len(each._abandoned) for each in books(transport)),
+        "streams": sum(streams(each.core) for book in books(transport) for each in book._shared),
         "not counted": sum(abs(each._slots - len(each._all)) for each in books(transport)),
     }

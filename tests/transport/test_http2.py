@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ssl
 import threading
 import time
@@ -22,6 +23,7 @@ import pytest
 from lbclient import AsyncBalancedTransport, Connect
 from lbclient._async.http2 import HTTP2Connection
 from tests.conftest import MakeRawServer, StartServer
+from tests.faults.every_await import CancelledAt
 from tests.servers import CertFiles, Connection, Kind
 from tests.servers.raw import read_forever, respond
 
@@ -419,6 +421,21 @@ async def test_a_response_that_is_given_up_does_not_eat_the_connections_window(
     assert raw.accepted == 1
 
 
+async def test_a_response_that_nobody_looked_into_does_not_eat_the_connections_window(
+    raw_server: MakeRawServer, frames: Callable[..., FrameServer]
+) -> None:
+    """What another request has read in passing was received, and has to be acknowledged when it is thrown away."""
+    server = frames(body=b"x" * 3_000_000)
+    raw = raw_server(server)
+    transport = plain(raw.url)
+    async with client(transport, timeout=10) as http:
+        for _ in range(8):
+            async with http.stream("GET", "/"):
+                assert len((await http.get("/")).content) == 3_000_000
+        assert counts(transport) == (1, 1)
+    assert raw.accepted == 1
+
+
 async def test_a_read_timeout_is_that_of_one_request(
     raw_server: MakeRawServer, frames: Callable[..., FrameServer]
 ) -> None:
@@ -570,6 +587,60 @@ async def test_idle_connections_expire(raw_server: MakeRawServer) -> None:
         await http.get("/")
         assert counts(transport) == (1, 1)
     assert raw.accepted == 2
+
+
+async def test_a_connection_on_which_a_request_was_cancelled_expires_too(raw_server: MakeRawServer) -> None:
+    """Cancelled at one of its locks, httpcore's connection would take itself for active for ever."""
+    raw = raw_server(FrameServer())
+    transport = plain(raw.url, keepalive_expiry=0.05)
+    cancelled, k = True, 0
+    async with client(transport) as http:
+        while cancelled:
+            k += 1
+            await http.get("/")
+            with anyio.CancelScope() as scope:
+                await CancelledAt(http.get("/"), scope, k)
+            cancelled = scope.cancelled_caught
+            await anyio.sleep(0.1)
+            accepted = raw.accepted
+            await http.get("/")
+            assert raw.accepted == accepted + 1, k
+            assert counts(transport) == (1, 1)
+    assert k > 3
+
+
+def drop(responses: list[httpx.Response]) -> None:
+    responses.clear()
+    gc.collect()
+
+
+async def test_a_response_dropped_without_close_breaks_nobody_elses(
+    raw_server: MakeRawServer, frames: Callable[..., FrameServer]
+) -> None:
+    server = frames()
+    raw = raw_server(server)
+    transport = plain(raw.url)
+    answers: list[str] = []
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        answers.append((await http.get("/")).text)
+
+    async with client(transport) as http:
+        dropped = [await http.send(http.build_request("GET", "/"), stream=True)]
+        server.wait = True
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask, http)
+            await until(lambda: len(server.held) == 3)
+            with pytest.warns(ResourceWarning, match="was never closed"):
+                drop(dropped)
+            assert in_flight(transport) == 3
+            server.wait = False
+            group.start_soon(ask, http)  # elsewhere: the stream of the dropped one is still open
+            await until(lambda: answers == ["ok"])
+            server.release()
+        assert answers == ["ok"] * 4
+        assert (raw.accepted, counts(transport)) == (2, (1, 1))
 
 
 async def test_closing_ends_those_in_flight(
