@@ -127,7 +127,7 @@ async def test_a_graceful_reload_fails_nothing(
 ) -> None:
     """Slow answers are under way whenever it happens; POSTs too, which nobody may send twice.
 
-    A request that crosses the GOAWAY on its way is not processed, which is known for sure: it is sent again."""
+    A request that crosses the GOAWAY on its way is not processed, and says so: that one is not counted as failed."""
     proxy = reloading(kind)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(context)
