@@ -10,14 +10,17 @@ from lbclient import algorithms
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.core.affinity import AppCookieAffinity, CookieAffinity, KeyAffinity
 from lbclient.core.backend import Backend
+from lbclient.core.budget import RetryBudget
 from lbclient.core.connect import Connect
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
-from lbclient.core.errors import DrainTimeout, NoBackendAvailable
+from lbclient.core.errors import DeadlineExceeded, DrainTimeout, NoBackendAvailable
 from lbclient.core.explain import Attempt, Record
 from lbclient.core.facts import Facts
 from lbclient.core.health import PassiveHealth
+from lbclient.core.hedging import Hedge
 from lbclient.core.pool import Pool
 from lbclient.core.probes import HttpProbe, TcpProbe
+from lbclient.core.retry import Retry
 from lbclient.core.routing import NoRoute, Route, Router
 from lbclient.core.split import Split
 from lbclient.core.status import BackendStatus, PoolStatus, TierStatus
@@ -33,10 +36,12 @@ __all__ = [
     "BackendStatus",
     "Connect",
     "CookieAffinity",
+    "DeadlineExceeded",
     "DrainReport",
     "DrainTimeout",
     "Facts",
     "Guard",
+    "Hedge",
     "HttpProbe",
     "KeyAffinity",
     "NoBackendAvailable",
@@ -45,6 +50,8 @@ __all__ = [
     "Pool",
     "PoolStatus",
     "Record",
+    "Retry",
+    "RetryBudget",
     "Route",
     "Router",
     "Split",

@@ -210,6 +210,14 @@ class Connections:
                     await self.give_back(got)
             raise
 
+    def distrust(self) -> None:
+        """A connection turned out to have been closed while it was idle: the others that are idle are as old."""
+        while self._idle:
+            connection = self._idle.popleft()
+            self._forget(connection)
+            self._abandoned.append(connection)
+        self._wake(self._abandoned)
+
     # Opening
 
     def opened(self, core: Core, stream: CountedStream) -> Connection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterable, Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import anyio
 import httpcore
@@ -16,28 +16,57 @@ import httpx
 
 from lbclient._async.connections import OPEN, Connection, Connections
 from lbclient._async.errors import as_httpx
-from lbclient._async.http2 import HTTP2Connection
+from lbclient._async.http2 import GoingAway, HTTP2Connection, NotProcessed
 from lbclient._async.network import open_stream
 from lbclient._async.retarget import Target
 from lbclient._async.streams import Lease
 from lbclient.core.backend import Backend
 from lbclient.core.connect import Connect
 from lbclient.core.facts import Header
+from lbclient.core.outcome import Ending
+
+Faster: TypeAlias = Literal["a later one", "another"]
 
 
 class Progress:
-    """How far an attempt got.
+    """What an attempt may use, and how far it got.
 
     Attributes:
+        body: What to send.
+        connect_within: Seconds that connecting may take, if that is less than the caller's own timeout.
+        fresh: No connection that has been idle.
+        claim: To be called when there is a connection and nothing has been sent yet; raises when another attempt of the
+            same request was faster.
         unsent: Nothing of the request has been handed to a connection.
         stale: The connection had served before, and ended without a byte of a response.
+        said: What an HTTP/2 server said of the request: REFUSED or LEAVING.
+        beaten: Another attempt of the same request was faster: one that began later and had connected while this one
+            had not, or just another.
     """
 
-    __slots__ = ("stale", "unsent")
+    __slots__ = ("beaten", "body", "claim", "connect_within", "fresh", "said", "stale", "unsent")
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        body: httpx.AsyncByteStream,
+        connect_within: float | None = None,
+        fresh: bool = False,
+        claim: Callable[[], None] | None = None,
+    ) -> None:
+        self.body = body
+        self.connect_within = connect_within
+        self.fresh = fresh
+        self.claim = claim
         self.unsent = True
         self.stale = False
+        self.said: Ending | None = None
+        self.beaten: Faster | None = None
+
+    def connect_timeout(self, timeouts: Mapping[str, float | None]) -> float | None:
+        """Seconds that connecting may take; None for no limit."""
+        own = timeouts.get("connect")
+        most = self.connect_within
+        return own if most is None else most if own is None else min(own, most)
 
 
 class Answer:
@@ -134,7 +163,9 @@ class HttpcoreEngine:
     ) -> Answer:
         """See `Engine`."""
         target, connections = self._of(backend)
-        retargeted = target.request(request, target.headers(headers))
+        retargeted = target.request(request, target.headers(headers), progress.body, timeouts)
+        if progress.fresh:
+            connections.distrust()
         while True:
             try:
                 taken = await connections.take(timeouts.get("pool"))
@@ -144,8 +175,12 @@ class HttpcoreEngine:
             written = received = 0
             try:
                 connection = (
-                    await self._open(connections, target, request, timeouts) if taken is OPEN else taken
+                    await self._open(connections, target, request, progress.connect_timeout(timeouts))
+                    if taken is OPEN
+                    else taken
                 )
+                if progress.claim is not None:
+                    progress.claim()
                 written, received = connection.stream.written, connection.stream.received
                 response = await connection.core.handle_async_request(retargeted)
             except httpcore.ConnectionNotAvailable:
@@ -154,8 +189,16 @@ class HttpcoreEngine:
                 continue
             except BaseException as exc:
                 if connection is not None:
-                    progress.unsent = connection.stream.written == written
-                    progress.stale = connection.served > 0 and connection.stream.received == received
+                    core, stream = connection.core, connection.stream
+                    if isinstance(core, HTTP2Connection):  # whose streams count each other's bytes
+                        progress.unsent = not core.sent(retargeted)
+                    else:
+                        progress.unsent = stream.written == written
+                        progress.stale = connection.served > 0 and stream.received == received
+                if isinstance(exc, NotProcessed):
+                    progress.said = Ending.REFUSED
+                elif isinstance(exc, GoingAway):
+                    progress.said = Ending.LEAVING
                 await _drop(connections, connection)
                 mapped = as_httpx(exc) if isinstance(exc, Exception) else exc
                 if mapped is exc:
@@ -175,11 +218,10 @@ class HttpcoreEngine:
         connections: Connections,
         target: Target,
         request: httpx.Request,
-        timeouts: Mapping[str, float | None],
+        timeout: float | None,
     ) -> Connection:
         """Use the right to open a connection; whatever happens, the right is spent."""
         connect = self._connect
-        timeout = timeouts.get("connect")
         deadline = None if timeout is None else anyio.current_time() + timeout
         try:
             stream = await open_stream(
@@ -254,8 +296,11 @@ class InnerEngine:
     ) -> Answer:
         """See `Engine`. What was sent is only known from the kind of the exception."""
         target = Target(backend, self._preserve_host)
-        retargeted = target.httpx_request(request, target.headers(headers))
-        retargeted.extensions = {**request.extensions, "timeout": dict(timeouts)}
+        retargeted = target.httpx_request(request, target.headers(headers), progress.body)
+        timeouts = {**timeouts, "connect": progress.connect_timeout(timeouts)}
+        retargeted.extensions = {**request.extensions, "timeout": timeouts}
+        if progress.claim is not None:
+            progress.claim()  # when it connects is not ours to see
         progress.unsent = False
         try:
             response = await self._transport_of(backend).handle_async_request(retargeted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import TYPE_CHECKING
 
 import h11
 import httpcore
@@ -10,7 +11,10 @@ import httpx
 
 from lbclient.core import errors as core_errors
 from lbclient.core.explain import Record
-from lbclient.core.outcome import Failure
+from lbclient.core.outcome import Ending
+
+if TYPE_CHECKING:
+    from lbclient._async.engine import Progress
 
 _AS_HTTPX: dict[type[Exception], type[httpx.HTTPError]] = {
     httpcore.TimeoutException: httpx.TimeoutException,
@@ -30,18 +34,13 @@ _AS_HTTPX: dict[type[Exception], type[httpx.HTTPError]] = {
     h11.LocalProtocolError: httpx.LocalProtocolError,  # httpcore lets it through where a body is too short or too long
 }
 
-_FAILURES: tuple[tuple[type[httpx.HTTPError], Failure], ...] = (
-    (httpx.ConnectError, "connect"),
-    (httpx.ConnectTimeout, "connect"),
-    (httpx.PoolTimeout, "local"),
-    (httpx.TimeoutException, "timeout"),
-    (httpx.NetworkError, "reset"),
-    (httpx.RemoteProtocolError, "reset"),
-)
-
 
 class NoBackendAvailable(core_errors.NoBackendAvailable, httpx.ConnectError):
     """Nobody may be picked; the message says why each backend was passed over."""
+
+
+class DeadlineExceeded(core_errors.DeadlineExceeded, httpx.TimeoutException):
+    """The deadline of the request passed before a response came, or before it was whole."""
 
 
 class DrainTimeout(core_errors.DrainTimeout, httpx.ReadError):
@@ -59,16 +58,39 @@ def as_httpx(exc: Exception) -> Exception:
     return exc
 
 
-def failure_of(exc: BaseException) -> Failure:
-    """What an exception of httpx's says about the attempt that it ended."""
+def ending_of(exc: BaseException, progress: Progress) -> Ending:
+    """The row of the table that an exception of httpx's, and what is proven besides, stand for.
+
+    Args:
+        exc: What ended an attempt before its response.
+        progress: How far it had got.
+    """
+    if progress.beaten:
+        return Ending.BEATEN
     if not isinstance(exc, Exception):
-        return "cancelled"
+        return Ending.CANCELLED
+    if isinstance(exc, httpx.PoolTimeout):
+        return Ending.FULL
+    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return Ending.UNREACHABLE
+    ending = ending_of_body(exc)
+    if ending is not Ending.TRUNCATED:
+        return ending
+    # What broke off is no body yet.
+    return progress.said or (Ending.STALE if progress.stale else Ending.BROKEN)
+
+
+def ending_of_body(exc: BaseException) -> Ending:
+    """The row of what happened after the response's head."""
     if isinstance(exc, core_errors.DrainTimeout):
-        return "local"
-    for kind, failure in _FAILURES:
-        if isinstance(exc, kind):
-            return failure
-    return "local"
+        return Ending.CUT
+    if isinstance(exc, core_errors.DeadlineExceeded):
+        return Ending.HURRIED
+    if isinstance(exc, httpx.TimeoutException):
+        return Ending.SLOW
+    if isinstance(exc, (httpx.NetworkError, httpx.RemoteProtocolError)):
+        return Ending.TRUNCATED
+    return Ending.OURS
 
 
 def explained(exc: BaseException, record: Record) -> None:

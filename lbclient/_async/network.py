@@ -66,13 +66,20 @@ class CountedStream(httpcore.AsyncNetworkStream):
             if self.cut is not None:
                 raise CutOff(self.cut) from exc
             raise
+        except (
+            ssl.SSLError
+        ) as exc:  # what came was no TLS; neither anyio nor httpcore says so in its own words
+            raise httpcore.ReadError(str(exc)) from exc
         self.received += len(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """All of `buffer`."""
         self.written += len(buffer)
-        await self._stream.write(buffer, timeout)
+        try:
+            await self._stream.write(buffer, timeout)
+        except (ssl.SSLError, anyio.EndOfStream) as exc:  # likewise, and the server's close inside TLS
+            raise httpcore.WriteError(str(exc) or "the server has closed the connection") from exc
 
     async def aclose(self) -> None:
         """Close the socket."""

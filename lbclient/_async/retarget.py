@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable, Mapping
+
 import httpcore
 import httpx
 
@@ -61,7 +63,13 @@ class Target:
             return str(sni)
         return request.url.host if self._preserve_host else self._server_name
 
-    def request(self, request: httpx.Request, headers: list[Header]) -> httpcore.Request:
+    def request(
+        self,
+        request: httpx.Request,
+        headers: list[Header],
+        body: AsyncIterable[bytes],
+        timeouts: Mapping[str, float | None],
+    ) -> httpcore.Request:
         """For httpcore. Its constructors check and convert what httpx has checked and converted: 9 us a request."""
         url = httpcore.URL.__new__(httpcore.URL)
         url.scheme, url.host, url.port = self.origin.scheme, self.origin.host, self.origin.port
@@ -70,11 +78,16 @@ class Target:
         retargeted.method = request.method.encode("ascii")
         retargeted.url = url
         retargeted.headers = headers
-        retargeted.stream = request.stream
-        retargeted.extensions = request.extensions
+        retargeted.stream = body
+        extensions = request.extensions
+        if timeouts and timeouts is not extensions.get("timeout"):
+            extensions = {**extensions, "timeout": timeouts}
+        retargeted.extensions = extensions
         return retargeted
 
-    def httpx_request(self, request: httpx.Request, headers: list[Header]) -> httpx.Request:
+    def httpx_request(
+        self, request: httpx.Request, headers: list[Header], body: httpx.AsyncByteStream
+    ) -> httpx.Request:
         """For a transport of the caller's (`inner=`)."""
         url = httpx.URL(
             scheme="https" if self.secure else "http",
@@ -82,9 +95,7 @@ class Target:
             port=self.backend.port,
             raw_path=self.path + request.url.raw_path,
         )
-        return httpx.Request(
-            request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
-        )
+        return httpx.Request(request.method, url, headers=headers, stream=body, extensions=request.extensions)
 
     def rewrite_location(self, status: int, headers: list[Header], request: httpx.Request) -> list[Header]:
         """A `Location` at the backend's own origin points at the logical one, so that the next request is balanced."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import suppress
 
 import anyio
 import httpx
 
 from lbclient._async.connections import Connection, Connections
-from lbclient._async.errors import as_httpx, explained, failure_of
+from lbclient._async.errors import DeadlineExceeded, as_httpx, ending_of_body, explained
 from lbclient.core.explain import Record
+from lbclient.core.outcome import ENDINGS
 from lbclient.core.ticket import Ticket
+
+DISCARD_WITHIN = 0.1  # seconds
 
 
 class Lease:
@@ -45,27 +49,37 @@ class BalancedStream(httpx.AsyncByteStream):
     Args:
         source: httpcore's stream, or that of a transport of the caller's.
         ticket: In flight until the end.
-        record: For the exceptions.
+        record: For the exceptions, and for the response.
         lease: The connection; None for a transport of the caller's, which sees to its own.
+        left: Seconds until the request's deadline, when it has one.
     """
 
     def __init__(
-        self, source: AsyncIterable[bytes], ticket: Ticket, record: Record, lease: Lease | None
+        self,
+        source: AsyncIterable[bytes],
+        ticket: Ticket,
+        record: Record,
+        lease: Lease | None,
+        left: Callable[[], float] | None = None,
     ) -> None:
         self._source = source
         self._ticket = ticket
-        self._record = record
+        self.record = record
         self._lease = lease
+        self._left = left
         self._open = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._left
         try:
             async for part in self._source:
                 yield part
+                if left is not None and left() <= 0:
+                    raise DeadlineExceeded("the deadline of the request passed while its response was read")
         except Exception as exc:
             mapped = as_httpx(exc)
-            self._ticket.failed(failure_of(mapped))
-            explained(mapped, self._record)
+            self._ticket.failed(ENDINGS[ending_of_body(mapped)].failure)
+            explained(mapped, self.record)
             if mapped is exc:
                 raise
             raise mapped from exc
@@ -87,6 +101,23 @@ class BalancedStream(httpx.AsyncByteStream):
             raise
         if self._lease is not None:
             await self._lease.end()
+
+    async def discard(self, read: bool) -> None:
+        """Nobody wants it.
+
+        Args:
+            read: It is short: read it to its end, because then its connection can be kept.
+        """
+        try:
+            if read:
+                with anyio.move_on_after(DISCARD_WITHIN):
+                    async for _ in self._source:
+                        pass
+        except Exception:  # noqa: BLE001  # whatever it is, it is the end of this response, and nobody asks for it
+            self._ticket.failed("reset")
+        finally:
+            with anyio.CancelScope(shield=True), suppress(Exception):  # its connection is closed, then
+                await self.aclose()
 
     def __del__(self) -> None:
         if getattr(self, "_open", False):

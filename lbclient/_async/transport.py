@@ -4,33 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from time import time
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import anyio
 import httpx
 
 from lbclient._async.deploy import drain, swap
-from lbclient._async.engine import Answer, Engine, Progress
-from lbclient._async.errors import NoBackendAvailable, explained, failure_of
+from lbclient._async.exchange import Exchange
 from lbclient._async.pool_io import Inner, PoolIO
 from lbclient._async.prober import wait_until_ready
-from lbclient._async.streams import BalancedStream
-from lbclient.core import errors as core_errors
 from lbclient.core.affinity import without_cookie
-from lbclient.core.attempts import Attempts
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
-from lbclient.core.explain import Record
 from lbclient.core.facts import Facts, Header
 from lbclient.core.members import BackendLike
-from lbclient.core.outcome import Failure, Outcome
-from lbclient.core.pool import ASK_FOR_TIME, Pool
+from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
-from lbclient.core.ticket import Ticket
-
-_NO_TIMEOUTS: Mapping[str, float | None] = MappingProxyType({})
 
 
 class AsyncBalancedTransport(httpx.AsyncBaseTransport):
@@ -187,10 +177,11 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             del self._changing[name, url]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request` to a backend; to another one when nothing was sent.
+        """Send `request` to a backend, and as the pool's `Retry` says to another one.
 
         Raises:
             NoBackendAvailable: Nobody may be picked (it is an `httpx.ConnectError`).
+            DeadlineExceeded: The request's own deadline passed (it is an `httpx.TimeoutException`).
             NoRoute: A router has no route for the request; the message lists those it has.
             httpx.HTTPError: As httpx's own transport would, with a note that names the backend and with the record as
                 `.lbclient`.
@@ -208,64 +199,16 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         for name in (*routed.strip, plan.strip):
             if name is not None:
                 headers = without_cookie(headers, name)
-        try:
-            ticket = plan.first()
-        except core_errors.NoBackendAvailable as exc:
-            error = NoBackendAvailable(str(exc))
-            explained(error, Record(plan))
-            raise error from None  # the same words; the core's exception adds nothing
         engine = await io.engine()
-        while True:
-            try:
-                answer = await self._attempt(engine, plan, ticket, request, headers)
-            except Exception as exc:
-                following = plan.another()
-                if following is None:
-                    explained(exc, Record(plan))
-                    raise
-                ticket = following
-            else:
-                return self._respond(plan, ticket, answer, routed.set_cookie)
-
-    async def _attempt(
-        self, engine: Engine, plan: Attempts, ticket: Ticket, request: httpx.Request, headers: list[Header]
-    ) -> Answer:
-        """One attempt; whatever becomes of it, the plan and the pool know."""
-        timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or _NO_TIMEOUTS
-        clock = plan.pool.clock
-        if plan.others_left(ticket):
-            own = timeouts.get("connect")
-            most = plan.pool.connect.connect_timeout
-            timeouts = {**timeouts, "connect": most if own is None else min(own, most)}
-        progress = Progress()
-        try:
-            answer = await engine.send(ticket.backend, request, headers.copy(), timeouts, progress)
-        except BaseException as exc:
-            elapsed = clock() - ticket.started
-            kind = failure_of(exc)
-            plan.observe(ticket, _failed(exc, kind, progress, elapsed))
-            # A connection that was closed while it was idle is nobody's fault.
-            ticket.failed("local" if progress.stale else kind, elapsed)
-            raise
-        elapsed = clock() - ticket.started
-        plan.observe(ticket, Outcome(status=answer.status, elapsed=elapsed))
-        asked = _retry_after(answer.headers) if answer.status in ASK_FOR_TIME else None
-        ticket.answered(elapsed, answer.status, asked)
-        return answer
-
-    def _respond(
-        self, plan: Attempts, ticket: Ticket, answer: Answer, set_cookie: Header | None
-    ) -> httpx.Response:
-        record = Record(plan)
-        new = [header for header in (set_cookie, plan.answer(answer.headers)) if header is not None]
+        exchange = Exchange(plan, request, headers, lambda: self._closed)
+        ticket, answer = await exchange.carry_out(engine, await exchange.first())
+        new = [header for header in (routed.set_cookie, plan.answer(answer.headers)) if header is not None]
         if new:
             answer.headers = [*answer.headers, *new]
-        answer.extensions["lbclient"] = record
+        stream = exchange.stream(ticket, answer)
+        answer.extensions["lbclient"] = stream.record
         return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=BalancedStream(answer.stream, ticket, record, answer.lease),
-            extensions=answer.extensions,
+            answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions
         )
 
     def _check_open(self) -> None:
@@ -315,27 +258,3 @@ class _RequestFacts(Facts):
     def scheme(self) -> str:  # type: ignore[override]  # read-only here
         """The logical scheme."""
         return self._request.url.scheme
-
-
-def _failed(exc: BaseException, kind: Failure, progress: Progress, elapsed: float) -> Outcome:
-    # What is local is the caller's own doing, wherever it goes; but for our own limits, which are a backend's.
-    unsent = progress.unsent and (kind != "local" or isinstance(exc, httpx.PoolTimeout))
-    error = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-    return Outcome(kind, unsent=unsent, stale=progress.stale, error=error, elapsed=elapsed)
-
-
-def _retry_after(headers: list[Header]) -> float | None:
-    """Seconds of a `Retry-After`, which is a number or a date (RFC 9110, 10.2.3); None when there is none to read."""
-    values = {name.lower(): value for name, value in headers}
-    value = values.get(b"retry-after", b"").decode("latin-1").strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value).timestamp()
-    except ValueError:
-        return None
-    try:
-        now = parsedate_to_datetime(values.get(b"date", b"").decode("latin-1")).timestamp()
-    except ValueError:
-        now = time()
-    return max(0.0, moment - now)

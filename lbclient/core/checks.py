@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 
 def check_number(
@@ -50,6 +51,20 @@ def check_whole(name: str, value: object, *, at_least: int, at_most: int | None 
     if value < at_least or (at_most is not None and value > at_most):
         raise ValueError(f"{name} is {value!r}; write {allowed}")
     return value
+
+
+def check_methods(methods: Collection[str]) -> None:
+    """`methods` is a collection of HTTP methods in upper case.
+
+    Raises:
+        TypeError: It is a single string.
+        ValueError: One of them is not in upper case.
+    """
+    if isinstance(methods, str):
+        raise TypeError(f"methods is {methods!r}; write a collection, like ('GET', 'PUT')")
+    for method in methods:
+        if not isinstance(method, str) or method != method.upper():
+            raise ValueError(f"a method is {method!r}; write it in upper case, like 'GET'")
 
 
 def _range(kind: str, above: float | None, at_least: float | None, at_most: float | None) -> str:

@@ -30,6 +30,8 @@ class Connect:
         max_idle: Kept open per backend; >= 0, or None for no limit.
         keepalive_expiry: Seconds that an idle connection is kept; >= 0, or None for ever.
         connect_timeout: Seconds for one attempt to connect while another backend is left to try; > 0.
+        start_next_after: Seconds (> 0) after which, while the attempt to connect goes on, another backend is asked as
+            well: the first that takes a connection gets the request ("happy eyeballs", RFC 8305). None: never.
         local_address: The address to connect from.
         socket_options: For `socket.setsockopt`.
         engine: "httpcore"; "auto" takes the fastest that is there.
@@ -46,6 +48,7 @@ class Connect:
     max_idle: int | None = 100
     keepalive_expiry: float | None = 5.0
     connect_timeout: float = 1.0
+    start_next_after: float | None = None
     local_address: str | None = None
     socket_options: Sequence[SocketOption] | None = None
     engine: Engine = "auto"
@@ -60,6 +63,8 @@ class Connect:
         if self.keepalive_expiry is not None:
             check_number("keepalive_expiry", self.keepalive_expiry, at_least=0)
         check_number("connect_timeout", self.connect_timeout, above=0)
+        if self.start_next_after is not None:
+            check_number("start_next_after", self.start_next_after, above=0)
         if self.engine not in get_args(Engine):
             raise ValueError(f"engine is {self.engine!r}; write one of {', '.join(get_args(Engine))}")
         if self.engine == "native":

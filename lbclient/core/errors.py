@@ -7,5 +7,13 @@ class NoBackendAvailable(Exception):
     """Nobody may be picked; the message says why each backend was passed over."""
 
 
+class PoolFull(NoBackendAvailable):
+    """Nobody may be picked right now, but somebody may as soon as a request ends."""
+
+
 class DrainTimeout(Exception):
     """The grace period of a drain ended, and with it the connection of this request."""
+
+
+class DeadlineExceeded(Exception):
+    """The deadline of the request passed before a response came."""

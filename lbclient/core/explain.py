@@ -62,13 +62,14 @@ class Record:
     @property
     def sticky(self) -> bool:
         """Whether the client was tied to the backend that answered."""
-        return self._plan.sticky
+        last = self._plan.last
+        return last is not None and self._plan.is_tied(last[0])
 
     @property
     def backend(self) -> str | None:
         """The URL of the backend that answered, or was tried last; None when nobody could be picked."""
-        log = self._plan.log
-        return log[-1][0].state.url if log else None
+        last = self._plan.last
+        return None if last is None else last[0].state.url
 
     @property
     def seed(self) -> int | None:
@@ -81,10 +82,11 @@ class Record:
         because = str(getattr(self._plan.pool.algorithm, "because", "the algorithm's choice"))
         tried: list[str] = []
         attempts: list[Attempt] = []
-        if self._plan.sticky:
-            because = "the client is tied to it"
         for ticket, outcome in self._plan.log:
-            attempts.append(_describe(ticket, outcome, because, tried))
+            tied = self._plan.is_tied(ticket)
+            attempts.append(
+                _describe(ticket, outcome, "the client is tied to it" if tied else because, tried)
+            )
             tried.append(ticket.state.url)
         return tuple(attempts)
 

@@ -48,6 +48,7 @@ class OutlierDetector:
         failed: bool | None,
         overload: bool,
         why: str,
+        alone: bool = False,
     ) -> Change | None:
         """Let a backend's health know of an outcome.
 
@@ -58,6 +59,7 @@ class OutlierDetector:
             failed: None for an outcome that proves nothing.
             overload: It counts against the ratio only.
             why: The failure in words.
+            alone: It is enough by itself.
         """
         health = ticket.state.health
         if ticket.epoch != health.epoch:
@@ -70,10 +72,12 @@ class OutlierDetector:
             )
         if health.passive is not Passive.IN or failed is None:
             return None
-        reason = health.record(self.policy, now, failed, overload)
+        reason = health.record(self.policy, now, failed, overload) or ("consecutive" if alone else None)
         if reason is None or not self._may_eject(ticket.state, everybody, reason):
             return None
-        if reason == "consecutive":
+        if alone:
+            words = why
+        elif reason == "consecutive":
             words = f"{health.failures_in_a_row} failures in a row, the last: {why}"
         else:
             words = f"over {self.policy.failure_ratio:.0%} of its requests failed, the last: {why}"
@@ -81,14 +85,19 @@ class OutlierDetector:
         return Change(logging.WARNING, "ejected for %.1f s: %s", (health.ejected_for(now), words))
 
     def hold(
-        self, state: BackendState, everybody: Collection[BackendState], now: float, seconds: float
+        self,
+        state: BackendState,
+        everybody: Collection[BackendState],
+        now: float,
+        seconds: float,
+        why: str,
     ) -> Change | None:
-        """A backend asked to be left alone: do so, unless it is the last one standing or out already."""
+        """Leave a backend alone for a while, unless it is the last one standing or out already."""
         if state.health.passive is not Passive.IN or not _others_stand(state, everybody):
             return None
         seconds = min(seconds, self.policy.max_ejection)
-        state.health.hold(now + seconds, "it sent Retry-After")
-        return Change(logging.INFO, "held back for %.1f s: it sent Retry-After", (seconds,))
+        state.health.hold(now + seconds, why)
+        return Change(logging.INFO, "held back for %.1f s: %s", (seconds, why))
 
     def _end_trial(self, state: BackendState, now: float, failed: bool | None, why: str) -> Change:
         health = state.health

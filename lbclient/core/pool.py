@@ -18,24 +18,30 @@ from lbclient.core.algorithms import from_name
 from lbclient.core.algorithms.picker import Algorithm, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
 from lbclient.core.backend import BackendState
+from lbclient.core.budget import Budget
 from lbclient.core.checks import check_fraction, check_number, check_whole
 from lbclient.core.connect import Connect
-from lbclient.core.errors import NoBackendAvailable
+from lbclient.core.errors import NoBackendAvailable, PoolFull
 from lbclient.core.facts import Facts, KeyLike, KeyReader, as_key, key_reader
 from lbclient.core.health import Admin, Passive, PassiveHealth
+from lbclient.core.hedging import Hedge, Hedging
 from lbclient.core.members import BackendLike
 from lbclient.core.membership import Membership
 from lbclient.core.outcome import BACKEND_S_FAULT, Failure
 from lbclient.core.outliers import Change, OutlierDetector
 from lbclient.core.probes import HttpProbe, TcpProbe
+from lbclient.core.retry import Retry
 from lbclient.core.snapshot import Rules, Snapshot, fail_open_set, why_not
 from lbclient.core.status import PoolStatus, TierStatus, status_of
 from lbclient.core.ticket import Answer, Drawn, Ticket
+from lbclient.core.waiting import Place, Queue
 
 _T = TypeVar("_T")
 
 ASK_FOR_TIME = frozenset({429, 503})
+BEATEN_TIMEOUTS = 5  # connect timeouts for which the loser of a race to connect is left alone
 LATENCY_SHARE = 0.2  # of the newest answer in the status's moving average
+_RETRY = Retry()
 _STATUS_FAILURES = PassiveHealth()  # what counts as a failure in the status of a pool without passive health
 
 
@@ -54,6 +60,11 @@ class Pool(Membership):
             priorities: of a priority, while the others cannot make up for it.
         fail_open: Whether to pick among all that are not draining or disabled when nobody is available.
         max_in_flight: Tickets per backend, hard; None for no limit.
+        max_requests: Tickets of the whole pool, hard; None for no limit.
+        max_pending: Requests that may wait while the limits are reached, each up to its pool timeout; what comes on top
+            is refused at once. 0: nobody waits.
+        retry: When a request is sent again; None for one attempt, whatever happens.
+        hedge: When a slow request is copied to another backend; None for never.
         preserve_host: Backends see the logical host instead of their own.
         connect: How connections are made.
         zone: Where this client runs. Backends of that zone are preferred, as far as they are enough for the clients
@@ -78,6 +89,10 @@ class Pool(Membership):
         panic_threshold: float = 0.0,
         fail_open: bool = True,
         max_in_flight: int | None = None,
+        max_requests: int | None = None,
+        max_pending: int = 1000,
+        retry: Retry | None = _RETRY,
+        hedge: Hedge | None = None,
         preserve_host: bool = False,
         connect: Connect | None = None,
         zone: str | None = None,
@@ -99,24 +114,35 @@ class Pool(Membership):
             )
         if max_in_flight is not None:
             check_whole("max_in_flight", max_in_flight, at_least=1)
+        if max_requests is not None:
+            check_whole("max_requests", max_requests, at_least=1)
+        check_whole("max_pending", max_pending, at_least=0)
         if zone is not None and not isinstance(zone, str):
             raise TypeError(f"zone is {zone!r}; write the name of this client's zone, or None")
         self.zone = zone
         self.max_in_flight = max_in_flight
+        self.max_requests = max_requests
+        self.retry = _instance("retry", retry, (Retry,))
+        _instance("hedge", hedge, (Hedge,))
         self.preserve_host = preserve_host
         self.connect = _instance("connect", connect, (Connect,)) or Connect()
         self.seed = None if rng is not None else random.getrandbits(64)
         self._key: KeyReader | None = _reader_of(self.algorithm)
+        limited = max_in_flight is not None or max_requests is not None
         super().__init__(
             backends,
             name=name,
-            rules=Rules(
-                self.algorithm, slow_start, panic_threshold, fail_open, max_in_flight is not None, zone
-            ),
+            rules=Rules(self.algorithm, slow_start, panic_threshold, fail_open, limited, zone),
             probe=_instance("probe", probe, (HttpProbe, TcpProbe)),
             clock=clock,
             rng=rng if rng is not None else random.Random(self.seed),
         )
+        self.budget = None if retry is None or retry.budget is None else Budget(retry.budget, clock)
+        self.hedging = None if hedge is None else Hedging(hedge, clock)
+        self.queue = Queue(name, max_pending) if limited else None
+        if self.queue is not None:
+            self.subscribe(self.queue.stir)
+        self._in_flight = 0
         self._ties: Mapping[str, float] = {}
         self._ties_of: Snapshot | None = None
         self._outliers = None if self.passive is None else OutlierDetector(self.passive, self.rng)
@@ -147,14 +173,18 @@ class Pool(Membership):
             return as_key(own)
         return None if self._key is None else self._key(facts)
 
-    def pick(self, key: bytes | str | None = None, *, exclude: Collection[str] = ()) -> Ticket:
+    def pick(
+        self, key: bytes | str | None = None, *, exclude: Collection[str] = (), place: Place | None = None
+    ) -> Ticket:
         """A ticket on the backend that serves the next request. No I/O.
 
         Args:
             key: What hashing algorithms hash.
             exclude: URLs not to pick, because they were tried.
+            place: In the pool's queue, for those who have waited there.
 
         Raises:
+            PoolFull: A `NoBackendAvailable`: somebody could be picked if it were not for the limits.
             NoBackendAvailable: Nobody is left; the message says why, backend by backend.
         """
         if key is not None and not isinstance(key, bytes):
@@ -168,15 +198,19 @@ class Pool(Membership):
                 state = None
             else:
                 state = snapshot.pick(key)
-                if state.guarded and self._is_full(state):
+                if state.guarded and (self._is_full(state) or self._is_overtaking(place)):
                     state = None
             if state is not None:
                 ticket = self._take(snapshot, state, now, getattr(snapshot.picker, "drawn", None))
             else:  # the number that decided, if there was one, is not one for all candidates: it replays nothing
-                ticket = self._take(snapshot, self._pick_among(snapshot, key, exclude), now, None)
+                ticket = self._take(snapshot, self._pick_among(snapshot, key, exclude, place), now, None)
         if self._news:
             self._news.tell()
         return ticket
+
+    def changes_in(self) -> float:
+        """Seconds until time may change who can be picked; infinity when only events can."""
+        return max(0.0, self._snapshot.valid_until - self.clock())
 
     def pick_tied(self, url: str) -> Ticket | None:
         """A ticket on the very backend a client is tied to; None when it may not serve tied clients now.
@@ -239,6 +273,7 @@ class Pool(Membership):
         trial = state.guarded and state.health.passive is Passive.HALF_OPEN
         loads = [s.in_flight for s in snapshot.candidates] if snapshot.shows_loads else None
         state.in_flight += 1
+        self._in_flight += 1
         state.picks += 1
         if snapshot.started is not None:
             snapshot.started(state)
@@ -248,9 +283,13 @@ class Pool(Membership):
             self._publish(now)
         return ticket
 
-    def _pick_among(self, snapshot: Snapshot, key: bytes | None, exclude: Collection[str]) -> BackendState:
+    def _pick_among(
+        self, snapshot: Snapshot, key: bytes | None, exclude: Collection[str], place: Place | None
+    ) -> BackendState:
         """A pick that has to step around somebody: tried before, or full."""
         within_reach = (*snapshot.candidates, *snapshot.reserve)
+        if not exclude and self._is_overtaking(place):
+            raise PoolFull(self._why_nobody(exclude))
         avoid = {state for state in within_reach if state.url in exclude or self._is_full(state)}
         state = snapshot.pick_other(self.algorithm, self.rng, key, avoid)
         if state is None and exclude and self._rules.fail_open:
@@ -259,11 +298,20 @@ class Pool(Membership):
             avoid = {s for s in rest if s.url in exclude}
             state = pick_by_rebuilding(self.algorithm, rest, self.rng, key, avoid)
         if state is None:
-            raise NoBackendAvailable(self._why_nobody(exclude))
+            full = self.queue is not None and any(
+                self._is_full(s) and s.url not in exclude
+                for s in within_reach or fail_open_set(tuple(self._states.values()))
+            )
+            raise (PoolFull if full else NoBackendAvailable)(self._why_nobody(exclude))
         return state
 
     def _is_full(self, state: BackendState) -> bool:
-        return self.max_in_flight is not None and state.in_flight >= self.max_in_flight
+        return (self.max_in_flight is not None and state.in_flight >= self.max_in_flight) or (
+            self.max_requests is not None and self._in_flight >= self.max_requests
+        )
+
+    def _is_overtaking(self, place: Place | None) -> bool:
+        return self.queue is not None and self.queue.overtakes(place)
 
     def _why_nobody(self, exclude: Collection[str]) -> str:
         reasons = self.skipped(exclude)
@@ -278,6 +326,8 @@ class Pool(Membership):
         for state in self._states.values():
             if state.url in exclude:
                 reasons[state.url] = "already tried"
+            elif self.max_requests is not None and self._in_flight >= self.max_requests:
+                reasons[state.url] = f"{self._in_flight} in flight in the pool, the limit"
             elif self._is_full(state):
                 reasons[state.url] = f"{state.in_flight} in flight, the limit"
             else:
@@ -307,9 +357,8 @@ class Pool(Membership):
             if failed or overload or ticket.trial:
                 self._judge(ticket, now, failed, overload, f"status {status}")
             if retry_after and self._outliers is not None and policy.retry_after and status in ASK_FOR_TIME:
-                self._took_effect(
-                    state, now, self._outliers.hold(state, self._states.values(), now, retry_after)
-                )
+                everybody, why = self._states.values(), "it sent Retry-After"
+                self._took_effect(state, now, self._outliers.hold(state, everybody, now, retry_after, why))
         if self._news:
             self._news.tell()
 
@@ -322,6 +371,7 @@ class Pool(Membership):
             ticket.open = False
             state = ticket.state
             state.in_flight -= 1
+            self._in_flight -= 1
             snapshot = self._snapshot
             if snapshot.ended is not None:
                 snapshot.ended(state)
@@ -330,8 +380,12 @@ class Pool(Membership):
                 pass  # its status has been charged
             elif kind in BACKEND_S_FAULT:
                 state.failures += 1
-                self._observe(state, now - ticket.started if latency is None else latency, True, now)
-                self._judge(ticket, now, True, why=str(kind))
+                took = now - ticket.started if latency is None else latency
+                self._observe(state, took, True, now)
+                # A connection that nobody took costs each request this much: once is enough.
+                alone = kind == "connect" and took >= self.connect.connect_timeout
+                why = f"no connection within {took:.1f} s" if alone else str(kind)
+                self._judge(ticket, now, True, why=why, alone=alone)
             elif kind is None or answer is not None:
                 state.successes += 1
                 if kind is None and answer is Answer.GOOD:
@@ -342,6 +396,21 @@ class Pool(Membership):
                 self._log(logging.INFO, "nothing in flight any more", state)
         if self._news:
             self._news.tell()
+        if self.queue:
+            self.queue.stir()
+
+    def ticket_beaten(self, ticket: Ticket) -> None:
+        """Another backend took a connection while `ticket`'s, which had been asked before, did not."""
+        now = self.clock()
+        with self._lock:
+            if ticket.open and self._outliers is not None:
+                seconds = BEATEN_TIMEOUTS * self.connect.connect_timeout
+                words = "another backend took a connection sooner"
+                held = self._outliers.hold(ticket.state, self._states.values(), now, seconds, words)
+                self._took_effect(ticket.state, now, held)
+            if ticket.open:
+                self._observe(ticket.state, now - ticket.started, True, now)
+        self.ticket_ended(ticket, "cancelled", None)
 
     def _observe(self, state: BackendState, latency: float, failed: bool, now: float) -> None:
         observed = self._snapshot.observed
@@ -349,13 +418,18 @@ class Pool(Membership):
             observed(state, latency, failed, now)
 
     def _judge(
-        self, ticket: Ticket, now: float, failed: bool | None, overload: bool = False, why: str = ""
+        self,
+        ticket: Ticket,
+        now: float,
+        failed: bool | None,
+        overload: bool = False,
+        why: str = "",
+        alone: bool = False,
     ) -> None:
         if self._outliers is not None:
             everybody = self._states.values()
-            self._took_effect(
-                ticket.state, now, self._outliers.judge(ticket, everybody, now, failed, overload, why)
-            )
+            change = self._outliers.judge(ticket, everybody, now, failed, overload, why, alone)
+            self._took_effect(ticket.state, now, change)
 
     def _took_effect(self, state: BackendState, now: float, change: Change | None) -> None:
         if change is not None:

@@ -101,6 +101,10 @@ class Ticket:
             raise ValueError(f"kind is {kind!r}; write one of {', '.join(FAILURES)}")
         self._pool.ticket_ended(self, kind, latency)
 
+    def beaten(self) -> None:
+        """It is over: it was still connecting when an attempt that began later had connected."""
+        self._pool.ticket_beaten(self)
+
     def release(self) -> None:
         """It is over: a success if a response came, and otherwise nothing is said of the backend."""
         self._pool.ticket_ended(self, "cancelled" if self.answer is None else None, None)

@@ -150,8 +150,8 @@ def _counts(story: Story) -> Text:
         f" answered ({story.recent().total()}/s), ",
         (f"{story.failed_over}", "bold"),
         " failed over, ",
-        (f"{story.asked_again}", "bold"),
-        " cut off and asked again, ",
+        (f"{story.sent_again}", "bold"),
+        " cut off and sent again, ",
     )
     text.append(f"{len(story.failed)} failed", style="bold red" if story.failed else "bold green")
     return text

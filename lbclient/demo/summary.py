@@ -22,7 +22,7 @@ def _requests(story: Story) -> list[str]:
     lines = [
         f"{story.total:5} answered",
         f"{story.failed_over:5} of them failed over: the dead server got nothing, another one got them",
-        f"{story.asked_again:5} were cut off when it died; the demo asked again, as one may with GET",
+        f"{story.sent_again:5} of them were cut off when it died, and sent again: a GET may be",
         f"{len(story.failed):5} failed",
     ]
     lines += [f"      {reason}" for reason in story.failed[:5]]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lbclient import Backend, CookieAffinity, Facts, KeyAffinity, Pool, Record
-from lbclient.core.outcome import Outcome
+from lbclient.core.outcome import Ending, Outcome
 from tests.core.pools import A, B, C, eject, make_pool, of, shares
 
 SECRET = "a secret of 16 bytes or more"
@@ -31,7 +31,7 @@ class Client:
         if new is not None:
             self.cookie = new[1].partition(b";")[0]
             self.set += 1
-        return ticket.backend.url, plan.sticky
+        return ticket.backend.url, plan.is_tied(ticket)
 
 
 def sticky_pool(**options: Any) -> tuple[Pool, Any]:
@@ -120,10 +120,11 @@ def test_a_full_backend_is_no_home() -> None:
     facts = Facts(headers=[(b"x-user", b"7")])
     first = pool.attempts(facts)
     home = first.first()
-    assert first.sticky
+    assert first.is_tied(home)
     second = pool.attempts(facts)
-    assert second.first().backend != home.backend
-    assert not second.sticky
+    other = second.first()
+    assert other.backend != home.backend
+    assert not second.is_tied(other)
     assert pool.pick_tied(home.backend.url) is None
     assert pool.pick_tied("http://x") is None
 
@@ -145,12 +146,13 @@ def test_an_attempt_after_a_failure_is_not_sticky() -> None:
     assert client.cookie is not None
     plan = pool.attempts(Facts(headers=[(b"Cookie", client.cookie)]), now=1e9)
     ticket = plan.first()
-    assert plan.sticky
-    plan.observe(ticket, Outcome("connect", unsent=True))
-    other = plan.another()
-    assert other is not None
-    assert other.backend.url != home
-    assert not plan.sticky
+    assert plan.is_tied(ticket)
+    plan.observe(ticket, Outcome(Ending.UNREACHABLE, unsent=True))
+    step = plan.another(replayable=True)
+    assert step is not None
+    assert step.ticket is not None
+    assert step.ticket.backend.url != home
+    assert not plan.is_tied(step.ticket)
 
 
 def test_whom_clients_may_be_tied_to_is_one_object_until_it_changes() -> None:
@@ -169,8 +171,9 @@ def test_whom_clients_may_be_tied_to_is_one_object_until_it_changes() -> None:
 def test_without_an_affinity_nothing_is_sticky() -> None:
     pool, _ = make_pool()
     plan = pool.attempts(Facts())
-    plan.observe(plan.first(), Outcome(status=200))
-    assert (plan.sticky, plan.strip, plan.answer([])) == (False, None, None)
+    ticket = plan.first()
+    plan.observe(ticket, Outcome(status=200))
+    assert (plan.is_tied(ticket), plan.strip, plan.answer([])) == (False, None, None)
 
 
 @pytest.mark.parametrize("affinity", ["cookie", CookieAffinity, 7])

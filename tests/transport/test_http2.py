@@ -40,8 +40,8 @@ def client(transport: AsyncBalancedTransport, **options: Any) -> httpx.AsyncClie
 
 
 def plain(url: str, **connect: Any) -> AsyncBalancedTransport:
-    """HTTP/2 with prior knowledge, so that the tests of frames need no TLS."""
-    return AsyncBalancedTransport([url], connect=Connect(http1=False, http2=True, **connect))
+    """HTTP/2 with prior knowledge, so that the tests of frames need no TLS; each attempt by itself."""
+    return AsyncBalancedTransport([url], connect=Connect(http1=False, http2=True, **connect), retry=None)
 
 
 def counts(transport: AsyncBalancedTransport) -> tuple[int, int]:

@@ -655,7 +655,7 @@ async def test_a_server_that_allows_no_streams_is_not_asked_again_and_again(
     raw_server: MakeRawServer,
 ) -> None:
     server = raw_server(speak(Peer.wait_until_closed, {SettingCodes.MAX_CONCURRENT_STREAMS: 0}))
-    async with client(server.url) as http:
+    async with client(server.url, retry=None) as http:
         with pytest.raises(httpx.ConnectError):
             await http.post("/", content=b"once", timeout=5)
     assert server.accepted == 1
@@ -664,8 +664,8 @@ async def test_a_server_that_allows_no_streams_is_not_asked_again_and_again(
 # Through the transport
 
 
-def client(url: str) -> httpx.AsyncClient:
-    transport = AsyncBalancedTransport([url], connect=Connect(http1=False, http2=True))
+def client(url: str, **options: Any) -> httpx.AsyncClient:
+    transport = AsyncBalancedTransport([url], connect=Connect(http1=False, http2=True), **options)
     return httpx.AsyncClient(transport=transport, base_url="http://orders")
 
 
