@@ -102,7 +102,8 @@ class Passage:
             self.close()
 
     def close(self, *, reset: bool = False) -> None:
-        """Close both sides; the threads that read from them wake up."""
+        """Close both sides; the threads that read from them wake up, and know that it was not an end to pass on."""
+        self.closed.set()
         for end in (self._client, self._server):
             with contextlib.suppress(OSError):
                 if reset:
@@ -115,7 +116,6 @@ class Passage:
                         pass
             with contextlib.suppress(OSError):
                 end.close()
-        self.closed.set()
 
 
 class ChaosProxy:
@@ -273,7 +273,7 @@ class ChaosProxy:
     def _carry(self, passage: Passage, way: Way) -> None:
         """Carry the bytes of one direction, until it ends or is cut."""
         try:
-            if self._carried_to_its_end(passage, way):
+            if self._carried_to_its_end(passage, way) and not passage.closed.is_set():
                 passage.ends(way)[1].shutdown(socket.SHUT_WR)
         except OSError:  # one side has closed, or a thread of ours has
             passage.close(reset=True)

@@ -66,7 +66,7 @@ def test_what_is_not_told_to_misbehave_passes_unchanged(raw_server: MakeRawServe
     assert proxy.accepted == server.accepted == 1
     assert server.requests[0].endswith(BODY)
     (passage,) = proxy.passages
-    assert passage.passed["request"] == len(server.received)
+    assert server.wait_until(lambda server: passage.passed["request"] == len(server.received))
     assert server.wait_until(lambda _: proxy.open == 0), "a client's close passes through"
 
 
