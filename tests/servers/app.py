@@ -89,7 +89,7 @@ async def http(scope: Scope, receive: Receive, send: Send) -> None:
     elif kind == "pay":
         await drain(receive)
         state.payments[rest] += 1
-        await respond(send, NAME.encode(), content_type=b"text/plain")
+        await respond(send, b"", status=204, length=False)
     elif kind == "payments":
         await respond_json(send, dict(state.payments))
     elif kind == "reset":

@@ -10,6 +10,7 @@ functions below:
 """
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -433,6 +434,14 @@ def read_forever(connection: Connection) -> None:
     """Read everything, answer nothing, until the client closes."""
     while connection.read():
         pass
+
+
+def no_tls_any_more(connection: Connection) -> None:
+    """Read a request inside TLS, and answer with bytes that are none."""
+    if connection.read_request() is not None:
+        with socket.socket(fileno=os.dup(connection.socket.fileno())) as below:
+            below.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        connection.wait_for_client_close()
 
 
 reset_on_accept = reset
