@@ -49,7 +49,7 @@ async def ask_on(
         except httpx.HTTPError as exc:
             record: Record = exc.lbclient  # type: ignore[attr-defined]
             # A status is the outcome of one that broke in the body: that was sent as well.
-            if not record.attempts or record.attempts[-1].outcome.startswith(("connect", "local")):
+            if not record.attempts or record.attempts[-1].outcome.startswith(("connect", "full", "ours")):
                 tally.lost.append(f"{exc!r} {record.explain()}")
             else:
                 tally.cut_off += 1

@@ -94,7 +94,11 @@ def _uvicorn(setup: Setup) -> list[str]:
 
 def _hypercorn(setup: Setup) -> list[str]:
     configuration = setup.directory / "hypercorn.toml"
-    configuration.write_text(f"keep_alive_timeout = {setup.keep_alive:.3f}\n")  # likewise
+    # The command line takes whole seconds only, and after 1,000 requests hypercorn would leave an HTTP/2 connection
+    # with a GOAWAY and its last answers unsaid.
+    configuration.write_text(
+        f"keep_alive_timeout = {setup.keep_alive:.3f}\nkeep_alive_max_requests = 1000000000\n"
+    )
     command = [*_PYTHON, "-m", "hypercorn", setup.app, "--config", str(configuration), "--workers", "1"]
     command += ["--log-level", "warning", "--graceful-timeout", "1"]
     command += ["--bind", f"unix:{setup.uds}" if setup.uds else f"{setup.host}:{setup.port}"]
