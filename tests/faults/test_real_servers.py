@@ -71,11 +71,7 @@ async def test_the_only_server_reloads_under_load(
     over: str,
     server_cert_files: CertFiles,
     ca: trustme.CA,
-    request: pytest.FixtureRequest,
 ) -> None:
-    if over == "http2":
-        reason = "a GOAWAY is not told from a reset: it is blamed, and a POST that the server did not process is lost"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     app = start_server("uvicorn", name="app")
     front = start_server(
         kind,
