@@ -564,6 +564,21 @@ class Fleet(RuleBasedStateMachine):
         if known is not None and known.at(self.clock()).admin is Admin.DRAINING and not self.holding(url):
             assert self.heard > before, "a drain waits for this"
 
+    @rule(url=WHO, seconds=st.sampled_from([0.0, 50.0, 50.0, 50.0]), well=st.booleans())
+    def fail_in_a_row(self, url: str, seconds: float, well: bool) -> None:
+        """Enough for an ejection, and often what follows it: the way to a trial is too long to be found by chance."""
+        for _ in range(2):
+            before = len(self.open)
+            self.pick_the_last_one_left(url)
+            if len(self.open) > before:
+                self.end(before, lambda ticket: ticket.failed("reset"))
+        if seconds:
+            self.wait(seconds)
+        before = len(self.open)
+        self.pick_the_last_one_left(url)
+        if well and len(self.open) > before:
+            self.end(before, lambda ticket: ticket.succeeded(0.01))
+
     def fair(self, ticket: Ticket) -> Fair:
         return Fair(self, ticket)
 
