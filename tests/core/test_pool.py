@@ -545,3 +545,21 @@ def test_whoever_returns_with_nothing_in_flight_is_new() -> None:
     ticket.succeeded(0.01)
     pool.add(A)
     assert (of(pool, A).picks, of(pool, A).in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_time_has_changed_is_told_also_by_a_pick_that_finds_nobody(tied: bool) -> None:
+    pool, clock = make_pool(A, B, panic_threshold=1.0, max_in_flight=2)
+    eject(pool, A)
+    for _ in range(2):
+        pool.pick(exclude=[A])
+    assert pool.status().panic
+    heard: list[bool] = []
+    pool.subscribe(lambda: heard.append(pool.status().panic))
+    clock.advance(40)
+    if tied:
+        assert pool.pick_tied(B) is None
+    else:
+        with pytest.raises(NoBackendAvailable):
+            pool.pick(exclude=[A])
+    assert heard == [False]

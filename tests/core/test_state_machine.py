@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -39,13 +39,16 @@ UNSTICKY = CookieAffinity(secret="a secret of 16 bytes or more", sticky_while_dr
 class LastDeclared:
     """Somebody's own algorithm, with nothing but what it must have."""
 
-    def build(self, backends: Any, rng: random.Random, /) -> LastDeclared:
-        self.last = backends[-1]
-        return self
+    def build(self, backends: Sequence[BackendState], rng: random.Random, /) -> LastPicker:
+        return LastPicker(backends[-1])
+
+
+class LastPicker:
+    def __init__(self, last: BackendState) -> None:
+        self.last = last
 
     def pick(self, key: bytes | None, /) -> BackendState:
-        state: BackendState = self.last
-        return state
+        return self.last
 
 
 NAMES = [
@@ -482,9 +485,9 @@ class Fleet(RuleBasedStateMachine):
     @rule(url=WHO)
     def pick_the_last_one_left(self, url: str) -> None:
         seen = self.seen()
-        self.unlooked = False
         if url not in seen:
             return
+        self.unlooked = False
         exclude = [other for other in self.known if other != url]
         reached = seen[url].pickable or (seen[url].serving and self.pool._rules.fail_open)
         if reached and not seen[url].full:
