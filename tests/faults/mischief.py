@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import anyio
 import anyio.to_thread
 import httpx
-from lbclient.core.retry import Stop
 
 from lbclient import AsyncBalancedTransport, Connect, PassiveHealth, Retry
+from lbclient.core.retry import Stop
 from tests.faults.ledger import Ledger
 from tests.servers import ChaosProxy, Cut, Fault, RawServer, Server
 from tests.servers.chaos import NONE

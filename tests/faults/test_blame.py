@@ -195,20 +195,7 @@ class Bench:
         return not server.received
 
 
-NOT_YET = {
-    "an answer inside TLS that is no TLS": "ssl.SSLError comes through anyio and httpcore as it is: nobody is blamed, "
-    "nothing is tried elsewhere, and the caller gets no httpx.HTTPError"
-}
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.xfail(raises=ssl.SSLError, reason=NOT_YET[name]))
-        if name in NOT_YET
-        else name
-        for name in ROWS
-    ]
-)
+@pytest.fixture(params=list(ROWS))
 def bench(
     request: pytest.FixtureRequest,
     raw_server: MakeRawServer,

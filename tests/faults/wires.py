@@ -9,7 +9,6 @@ from trustme import CA
 
 from lbclient import Connect
 from tests.conftest import StartServer
-from tests.faults.mischief import MISCHIEF
 from tests.servers import CertFiles, Kind, Server
 
 
@@ -38,11 +37,6 @@ class Wire:
             http2=self.http2,
             connect_timeout=0.3,
         )
-
-    def kinds(self) -> list[str]:
-        """What of `MISCHIEF` can be done to it."""
-        # Garbage inside TLS is a row of test_blame.py that fails yet.
-        return [name for name in MISCHIEF if not (self.tls and name.startswith("garbage"))]
 
     def raw_tls(self, ca: CA) -> ssl.SSLContext | None:
         """For a raw server among them."""
