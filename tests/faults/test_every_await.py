@@ -93,7 +93,7 @@ async def test_cancelled_at_every_await_in_turn(
             await get(http)
             assert balance(transport) == dict.fromkeys(balance(transport), 0), k
         await until(lambda: descriptors() == before)
-    assert k > 3
+    assert k > 1
     assert connect.verify is context
 
 
@@ -122,4 +122,4 @@ async def test_cancelled_at_every_await_while_another_one_waits_for_the_connecti
                 cancelled = scope.cancelled_caught
             assert served == [200, 200]
             assert balance(transport) == dict.fromkeys(balance(transport), 0), k
-    assert k > 3
+    assert k > 1
