@@ -205,15 +205,24 @@ async def _exchange(
     async def send_head() -> None:
         connection.send_head(outgoing)
 
-    await events.around("http11.send_request_headers", told, send_head)
-    await events.around(
-        "http11.send_request_body",
-        told,
-        lambda: connection.send_body(outgoing, stream, timeouts.get("write")),
-    )
-    return await events.around(
-        "http11.receive_response_headers", told, lambda: connection.receive(timeouts.get("read"))
-    )
+    try:
+        await events.around("http11.send_request_headers", told, send_head)
+        await events.around(
+            "http11.send_request_body",
+            told,
+            lambda: connection.send_body(outgoing, stream, timeouts.get("write")),
+        )
+        return await events.around(
+            "http11.receive_response_headers", told, lambda: connection.receive(timeouts.get("read"))
+        )
+    except Exception:
+        await _tell_closed(events)
+        raise
+
+
+async def _tell_closed(events: Events) -> None:
+    await events.tell("http11.response_closed.started", {})
+    await events.tell("http11.response_closed.complete", {"return_value": None})
 
 
 class _TracedBody:
@@ -239,5 +248,4 @@ class _TracedBody:
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._events.tell("http11.response_closed.started", {})
-            await self._events.tell("http11.response_closed.complete", {"return_value": None})
+            await _tell_closed(self._events)

@@ -451,12 +451,14 @@ class NativeConnection(Connection, asyncio.Protocol):
         """Speak TLS from now on. The socket is closed when it fails or is cancelled."""
         plain = self.transport
         try:
+            if plain.is_closing():
+                raise ConnectionError("the connection is closed")
             secured = await self._loop.start_tls(plain, self, context, server_hostname=server_hostname)
+            if secured is None:
+                raise ConnectionError("the connection was closed in the handshake")
         except BaseException:
-            self._closed_by_us = self._over = True
-            plain.abort()
+            self.abort()
             raise
-        assert secured is not None
         self.transport = secured
 
 

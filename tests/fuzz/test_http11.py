@@ -56,7 +56,9 @@ def theirs(data: bytes, method: bytes, ends: bool = False) -> Meaning:
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
     connection.send(h11.EndOfMessage())
-    status, headers, body = None, (), b""
+    status: int | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body = b""
     complete = refused = may_follow = False
     connection.receive_data(data)
     try:
