@@ -27,8 +27,9 @@ Rules for whoever edits this:
 * **Lines end with CRLF.** RFC 9112, 2.2, lets a recipient accept a bare LF; the ones in front of us may not, and the
   difference between two readers is what response splitting lives on.
 
-It is pure Python and still a fraction of the request that it belongs to: 3.9 us for a head of 5 headers, 8.0 us for one
-of 21, against 54 and 90 us of h11 (Python 3.11, best of 5). Two things make the difference: counting CR, LF and control
+It is pure Python and still a small part of the request that it belongs to: 5 us for a head of 5 headers and 13 us for one
+of 21, against 45 and 82 us of h11; 5 us to write a request (Python 3.13, 5 headers; the best of many repetitions).
+Two things make the difference: counting CR, LF and control
 characters in the whole head with `bytes.count` and `bytes.translate` instead of matching each line, and remembering
 the header names and status lines that have been found to be legal.
 """
@@ -136,7 +137,7 @@ class Outgoing:
             raise LocalProtocolError(f"Illegal method {method[:100]!r}")
         if not target or target.translate(None, _VISIBLE):
             raise LocalProtocolError(f"Illegal target {target[:100]!r}")
-        lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
+        pieces = [method, b" ", target, b" HTTP/1.1"]
         hosts = 0
         length: bytes | None = None
         for name, value in headers:
@@ -146,8 +147,8 @@ class Outgoing:
             if kind:
                 if kind == _HOST:
                     hosts += 1
-                    if len(lines) > 1:
-                        lines.insert(1, b"%b: %b\r\n" % (name, value))
+                    if len(pieces) > 4:
+                        pieces[4:4] = (b"\r\n", name, b": ", value)
                         continue
                 elif kind == _LENGTH:
                     if length is not None and length != value:
@@ -160,10 +161,11 @@ class Outgoing:
                         raise LocalProtocolError("Only Transfer-Encoding: chunked is supported, and once")
                     self.chunked = True
                 elif kind == _OPTIONS:
-                    self.close = self.close or b"close" in _tokens(value)
+                    if value != b"keep-alive":  # what httpx says
+                        self.close = self.close or b"close" in _tokens(value)
                 else:
                     self.upgrade = True
-            lines.append(b"%b: %b\r\n" % (name, value))
+            pieces += (b"\r\n", name, b": ", value)
         if hosts != 1:
             raise LocalProtocolError(
                 "Missing mandatory Host: header" if not hosts else "Found multiple Host: headers"
@@ -175,12 +177,12 @@ class Outgoing:
                 raise LocalProtocolError(f"bad Content-Length {length[:100]!r}")
             self.length = int(length)
         self._left = self.length
-        count = len(lines)
-        lines.append(b"\r\n")
-        head = b"".join(lines)
+        pieces.append(b"\r\n\r\n")
+        head = b"".join(pieces)
+        lines = len(pieces) // 4 + 1
         if (
-            head.count(b"\r") != count + 1
-            or head.count(b"\n") != count + 1
+            head.count(b"\r") != lines
+            or head.count(b"\n") != lines
             or b": \t" in head
             or b":  " in head
             or b" \r\n" in head
