@@ -88,7 +88,7 @@ def theirs(data: bytes, method: bytes, ends: bool = False) -> Meaning:
 
 
 def without_framing(headers: tuple[tuple[bytes, bytes], ...]) -> list[tuple[bytes, bytes]]:
-    """h11 folds repeats of a length into one, writes codings in lower case, and keeps the space before a folded line."""
+    """h11 folds repeats of a length into one, writes codings in lower case, and keeps spaces before a fold."""
     return [
         (name, b" ".join(value.split()))
         for name, value in headers
