@@ -13,6 +13,7 @@ import httpx
 
 from lbclient._async.background import BackgroundTask, BackgroundThread
 from lbclient._async.engine import Engine, HttpcoreEngine, InnerEngine
+from lbclient._async.native import NativeEngine
 from lbclient._async.prober import InnerProbe, NetworkProbe, probe_pool
 from lbclient.core.backend import Backend
 from lbclient.core.pool import Pool
@@ -62,7 +63,21 @@ class PoolIO:
             del self._engines[loop]
         if self._inner is not None:
             return InnerEngine(self._inner, self.pool.preserve_host)
-        return HttpcoreEngine(self.pool.connect, self.pool.preserve_host, self.ssl_context)
+        engine = self._engine_class()
+        return engine(self.pool.connect, self.pool.preserve_host, self.ssl_context)
+
+    def _engine_class(self) -> type[NativeEngine | HttpcoreEngine]:
+        """The fastest that can do what is asked for."""
+        connect = self.pool.connect
+        wanted = connect.engine
+        on_asyncio = isinstance(running_loop(), asyncio.AbstractEventLoop)
+        if wanted == "native" and not on_asyncio:
+            raise RuntimeError(
+                f"pool {self.pool.name!r} has engine='native', which runs on asyncio only; write 'auto' or 'httpcore'"
+            )
+        if wanted == "httpcore" or connect.http2 or not on_asyncio:
+            return HttpcoreEngine
+        return NativeEngine
 
     def ssl_context(self) -> ssl.SSLContext:
         """The pool's one context: building one costs tens of milliseconds."""
