@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tenacity import stop_after_attempt, stop_after_delay, stop_before_delay, wait_fixed
 
-from lbclient import Backend, Facts, Hedge, NoBackendAvailable, Pool, Record, Retry, RetryBudget
+from lbclient import Backend, Connect, Facts, Hedge, NoBackendAvailable, Pool, Record, Retry, RetryBudget
 from lbclient.core.attempts import Attempts, Step
 from lbclient.core.outcome import ENDINGS, Elsewhere, Ending, Outcome
 from lbclient.core.ticket import Ticket
@@ -545,3 +545,33 @@ def test_a_pool_wants_a_policy() -> None:
         Pool([A], retry=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"hedge is True; write Hedge\(\.\.\.\), or None"):
         Pool([Backend(A)], hedge=True)  # type: ignore[arg-type]
+
+
+def test_a_policy_that_does_not_count_sets_no_limit_beside() -> None:
+    pool, _ = make_pool(A, B, retry=Retry(stop=stop_after_delay(60)))
+    plan = plan_of(pool)
+    ticket = plan.first()
+    assert plan.others_left(ticket)
+    assert plan.beside() is not None
+
+
+def test_who_has_not_connected_when_a_later_one_had_is_left_alone_for_a_while() -> None:
+    pool, clock = make_pool(A, B, connect=Connect(connect_timeout=2, start_next_after=0.1))
+    slow = pool.pick(exclude={B})
+    clock.advance(0.2)
+    slow.beaten()
+    slow.beaten()  # a second end is none
+    assert (of(pool, A).available, of(pool, A).in_flight) == (False, 0)
+    clock.advance(5 * 2 + 0.1)
+    assert {pool.pick().backend.url for _ in range(2)} == {A, B}
+
+
+def test_a_connect_timeout_ejects_by_itself() -> None:
+    pool, _ = make_pool(A, B, connect=Connect(connect_timeout=1))
+    pool.pick(exclude={B}).failed("connect", 1.0)
+    assert of(pool, A).ejected
+
+
+def test_the_time_until_the_next_backend_is_asked_is_above_zero() -> None:
+    with pytest.raises(ValueError, match="start_next_after"):
+        Connect(start_next_after=0)

@@ -274,6 +274,7 @@ async def test_what_is_left_out_before_its_body_is_begun_goes_elsewhere_with_all
     """Its headers wait behind what another one writes, which reads of the GOAWAY meanwhile."""
 
     def script(peer: Peer) -> None:
+        peer.answer(peer.request())
         first = peer.request()
         leave.wait(10)
         peer.goaway(first)
@@ -285,6 +286,7 @@ async def test_what_is_left_out_before_its_body_is_begun_goes_elsewhere_with_all
     url = raw_server(speak(script)).url
     body = Parts(b"once")
     async with connected(url) as connection, anyio.create_task_group() as group:
+        await Asked(connection, get(url))()  # so the server's settings are acknowledged, which takes the lock
         first, second = Asked(connection, get(url)), Asked(connection, post(url, body))
         group.start_soon(first)
         await until(lambda: first.sent)

@@ -20,8 +20,7 @@ from lbclient import (
     Record,
     Retry,
 )
-from lbclient._async import engine
-from lbclient._async.network import CountedStream
+from lbclient._async.network import CountedStream, open_stream
 from lbclient.core.backend import Backend
 from tests.conftest import MakeRawServer
 from tests.servers.raw import after, after_request, full_backlog, reply, reset, respond, stall
@@ -212,13 +211,12 @@ async def test_only_who_was_asked_before_the_winner_is_held_back(
 ) -> None:
     servers = [raw_server(respond()) for _ in seconds]
     takes = {server.url: delay for server, delay in zip(servers, seconds, strict=True)}
-    opens = engine.open_stream
 
     async def slowly(backend: Backend, **options: Any) -> CountedStream:
         await anyio.sleep(takes[backend.url])
-        return await opens(backend, **options)
+        return await open_stream(backend, **options)
 
-    monkeypatch.setattr(engine, "open_stream", slowly)
+    monkeypatch.setattr("lbclient._async.engine.open_stream", slowly)
     transport = first(*takes, connect=Connect(start_next_after=0.05, connect_timeout=5))
     async with client(transport) as http:
         await http.get("/")
