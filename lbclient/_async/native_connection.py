@@ -356,7 +356,7 @@ class NativeConnection(Connection, asyncio.Protocol):
             before = self.transport.get_write_buffer_size()
             if not await self._wait(timeout) and self.transport.get_write_buffer_size() >= before:
                 self._sent = False
-                raise httpcore.WriteTimeout(f"the server read nothing for {timeout} s")
+                raise httpcore.WriteTimeout(f"the server read nothing for {timeout:.3g} s")
 
     # Receiving
 
@@ -376,7 +376,7 @@ class NativeConnection(Connection, asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             if not await self._wait(timeout):
-                raise httpcore.ReadTimeout(f"nothing came for {timeout} s")
+                raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
         return head
 
     async def read_body(self, turn: int, timeout: float | None) -> bytes:
@@ -399,7 +399,7 @@ class NativeConnection(Connection, asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             if not await self._wait(timeout):
-                raise httpcore.ReadTimeout(f"nothing came for {timeout} s")
+                raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
 
     def _take(self) -> bytes:
         parts = self._reader.parts
@@ -423,7 +423,7 @@ class NativeConnection(Connection, asyncio.Protocol):
             if self._over:
                 return b""
             if not await self._wait(timeout):
-                raise httpcore.ReadTimeout(f"nothing came for {timeout} s")
+                raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
         data = self._take()
         if len(data) > max_bytes:
             parts.append(data[max_bytes:])
@@ -441,7 +441,7 @@ class NativeConnection(Connection, asyncio.Protocol):
                     self._drainer = self._loop.create_future()
                     await self._drainer
         except TimeoutError as exc:
-            raise httpcore.WriteTimeout(f"the server read nothing for {timeout} s") from exc
+            raise httpcore.WriteTimeout(f"the server read nothing for {timeout:.3g} s") from exc
         finally:
             self._drainer = None
 
