@@ -196,9 +196,8 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         if not io.probing:
             io.probe_in_a_thread()
         plan = io.pool.attempts(facts, now)
-        for name in (*routed.strip, plan.strip):
-            if name is not None:
-                headers = without_cookie(headers, name)
+        for name in routed.strip:
+            headers = without_cookie(headers, name)
         engine = await io.engine()
         exchange = Exchange(plan, request, headers, lambda: self._closed)
         ticket, answer = await exchange.carry_out(engine, await exchange.first())
