@@ -129,8 +129,8 @@ class Router:
         default: Who serves what no route takes.
 
     Raises:
-        ValueError: There is nothing to route to; a route is never reached; or two pools, or the cookies of two splits or
-            pools, have the same name.
+        ValueError: There is nothing to route to; a route is never reached; or two pools, or the cookies of two splits
+            or pools, have the same name.
         TypeError: Something is no route, or no pool.
     """
 
