@@ -14,6 +14,7 @@ from tests.servers import Handler, free_port, full_backlog
 from tests.servers.raw import fin_before_headers, reset_before_headers, respond
 
 REQUESTS = 300
+EACH_ON_ONE_LOOP = [("asyncio", "round_robin"), ("trio", "least_connections"), ("asyncio", "peak_ewma")]
 
 
 @pytest.mark.parametrize("how", ["answers 503", "RST", "FIN"])
@@ -77,7 +78,7 @@ async def test_when_nobody_can_be_reached_nothing_is_paid_for_and_attempts_are_f
             assert len({attempt.backend for attempt in found.attempts}) == 3
 
 
-@pytest.mark.parametrize("algorithm", ["round_robin", "least_connections", "peak_ewma"])
+@pytest.mark.parametrize(("anyio_backend", "algorithm"), EACH_ON_ONE_LOOP)
 async def test_a_backend_that_swallows_connects_costs_one_second_and_is_then_left_alone(
     raw_server: MakeRawServer, algorithm: str
 ) -> None:
@@ -105,7 +106,7 @@ async def test_a_backend_that_swallows_connects_costs_one_second_and_is_then_lef
     assert all(len(record.attempts) == 1 for record in records), "not picked any more"
 
 
-@pytest.mark.parametrize("algorithm", ["round_robin", "least_connections", "peak_ewma"])
+@pytest.mark.parametrize(("anyio_backend", "algorithm"), EACH_ON_ONE_LOOP)
 async def test_a_backend_that_swallows_connects_costs_no_second_when_connects_are_raced(
     raw_server: MakeRawServer, algorithm: str
 ) -> None:

@@ -161,9 +161,9 @@ PLANS = {
     "connects beside each other": Plan(
         ("black hole", respond()), {"connect": {"start_next_after": 0.005, "connect_timeout": 5}}
     ),
-    "a copy that wins": Plan((after(0.1, respond()), respond()), {"hedge": Hedge(delay=0.005, budget=1)}),
+    "a copy that wins": Plan((after(0.03, respond()), respond()), {"hedge": Hedge(delay=0.005, budget=1)}),
     "a copy that loses": Plan(
-        (after(0.03, respond()), after(0.2, respond())), {"hedge": Hedge(delay=0.005, budget=1)}
+        (after(0.02, respond()), after(0.05, respond())), {"hedge": Hedge(delay=0.005, budget=1)}
     ),
 }
 
