@@ -228,10 +228,11 @@ class Connections:
 
     def distrust(self) -> None:
         """A connection turned out to have been closed while it was idle: the others that are idle are as old."""
-        while self._idle:
-            connection = self._idle.popleft()
+        doomed = [*self._idle, *(c for c in self._shared if not c.active)]
+        self._idle.clear()
+        for connection in doomed:
             self._forget(connection)
-            self._abandoned.append(connection)
+        self._abandoned += doomed
         self._wake(self._abandoned)
 
     # Opening

@@ -39,7 +39,7 @@ class Progress:
         claim: To be called when there is a connection and nothing has been sent yet; raises when another attempt of the
             same request was faster.
         unsent: Nothing of the request has been handed to a connection.
-        stale: The connection had served before, and ended without a byte of a response.
+        stale: The connection had been idle after other requests, and ended without a byte since.
         said: What an HTTP/2 server said of the request: REFUSED or LEAVING.
         beaten: Another attempt of the same request was faster: one that began later and had connected while this one
             had not, or just another.
@@ -218,6 +218,7 @@ class HttpcoreEngine(PooledEngine):
                     core, stream = connection.core, connection.stream
                     if isinstance(core, HTTP2Connection):  # whose streams count each other's bytes
                         progress.unsent = not core.sent(retargeted)
+                        progress.stale = core.quiet
                     else:
                         progress.unsent = stream.written == written
                         progress.stale = connection.served > 0 and stream.received == received

@@ -61,7 +61,11 @@ class Reset(httpcore.RemoteProtocolError):
 
 
 class HTTP2Connection(httpcore.AsyncHTTP2Connection):
-    """One HTTP/2 connection. Call `start` first; private parts of httpcore's that it builds on are pinned by tests."""
+    """One HTTP/2 connection. Call `start` first; private parts of httpcore's that it builds on are pinned by tests.
+
+    Attributes:
+        quiet: It has been idle between requests, and nothing has come since: an end now may be one from then.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,8 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
         self._h2_state = self._lasting
         self._settled = False
         self._new = True
+        self._has_rested = False
+        self.quiet = False
         self._queued: set[httpcore.Request] = set()
         self._sent: WeakSet[httpcore.Request] = WeakSet()
 
@@ -129,6 +135,8 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
         try:
             if not self._events:
                 await self._catch_up()
+                if not self._events:  # nobody else has begun meanwhile
+                    self.quiet = self._has_rested
             return await super().handle_async_request(request)
         except httpcore.ConnectionNotAvailable as exc:
             if not new:
@@ -321,7 +329,9 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
         from h2.exceptions import ProtocolError
 
         try:
-            return await super()._read_incoming_data(request)
+            events = await super()._read_incoming_data(request)
+            self.quiet = False
+            return events
         except httpcore.ReadTimeout as exc:
             if self._read_exception is exc:  # this request's, and not the connection's
                 self._read_exception = None
@@ -334,6 +344,7 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
             )
             self._connection_error = True
             self._read_exception = failure
+            self.quiet = False
             raise failure from exc
 
     # Ending
@@ -345,6 +356,7 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
                     await self._flush(_own_request(self._origin, read=None))
             finally:
                 await super()._response_closed(stream_id)
+                self._has_rested = self._has_rested or not self._events
 
     def _give_up(self, stream_id: int) -> bool:
         """Acknowledge what was not read, and reset what has not ended. True when there is something to send."""

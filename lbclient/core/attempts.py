@@ -203,7 +203,17 @@ class Attempts:
         own = self._facts.options.get("idempotent")
         if own is not None:
             return bool(own)
-        return self.pool.retry is not None and self._facts.method in self.pool.retry.methods
+        retry = self.pool.retry
+        return retry is not None and self._facts.method in retry.methods and not self._only_once
+
+    @property
+    def _only_once(self) -> bool:
+        """Whether it may not be carried out twice, whatever its method: the caller's word, or an `Upgrade`.
+
+        A WebSocket's handshake is a GET, but what it opens at the server is not opened twice for nothing.
+        """
+        own = self._facts.options.get("idempotent")
+        return not own if own is not None else self._facts.header("upgrade") is not None
 
     def _pay(self) -> bool:
         return self.pool.budget is None or self.pool.budget.withdraw()
@@ -270,7 +280,7 @@ class Attempts:
         hedging = self.pool.hedging
         if hedging is None or self._tied is not None or self._facts.method not in hedging.policy.methods:
             return None
-        return hedging.delay()
+        return None if self._only_once else hedging.delay()
 
     def copy(self) -> Ticket | None:
         """The ticket of a copy, paid for; None when it may not be made."""

@@ -16,4 +16,4 @@ class DrainTimeout(Exception):
 
 
 class DeadlineExceeded(Exception):
-    """The deadline of the request passed before a response came."""
+    """The deadline of the request passed before a response came, or before it was whole."""

@@ -29,7 +29,8 @@ The passive machine
   from another epoch changes nothing here: stragglers neither open nor close an ejection.
 * The failures in a row are cleared by one success, the window is not; and the window is made of exact buckets, because
   in a moving average a tight burst has almost no weight and an idle time has none. (linkerd's success rate breaker.)
-* `Retry-After` is a server's own word: it holds the backend back without a count and without a trial after it.
+* `Retry-After` is a server's own word: it holds the backend back without a count and without a trial after it. That of
+  a straggler does not: it was asked for by a request from before the trial that brought the backend back.
 
 Rules for whoever edits this
 ----------------------------

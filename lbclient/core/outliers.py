@@ -86,14 +86,20 @@ class OutlierDetector:
 
     def hold(
         self,
-        state: BackendState,
+        ticket: Ticket,
         everybody: Collection[BackendState],
         now: float,
         seconds: float,
         why: str,
     ) -> Change | None:
-        """Leave a backend alone for a while, unless it is the last one standing or out already."""
-        if state.health.passive is not Passive.IN or not _others_stand(state, everybody):
+        """Leave a backend alone for a while, unless it is the last one standing or out already.
+
+        A straggler holds nobody back: the backend was ejected and has proven itself since its request began.
+        """
+        state = ticket.state
+        if ticket.epoch != state.health.epoch or state.health.passive is not Passive.IN:
+            return None
+        if not _others_stand(state, everybody):
             return None
         seconds = min(seconds, self.policy.max_ejection)
         state.health.hold(now + seconds, why)

@@ -362,7 +362,7 @@ class Pool(Membership):
                 self._judge(ticket, now, failed, overload, f"status {status}")
             if retry_after and self._outliers is not None and policy.retry_after and status in ASK_FOR_TIME:
                 everybody, why = self._states.values(), "it sent Retry-After"
-                self._took_effect(state, now, self._outliers.hold(state, everybody, now, retry_after, why))
+                self._took_effect(state, now, self._outliers.hold(ticket, everybody, now, retry_after, why))
         if self._news:
             self._news.tell()
 
@@ -410,7 +410,7 @@ class Pool(Membership):
             if ticket.open and self._outliers is not None:
                 seconds = BEATEN_TIMEOUTS * self.connect.connect_timeout
                 words = "another backend took a connection sooner"
-                held = self._outliers.hold(ticket.state, self._states.values(), now, seconds, words)
+                held = self._outliers.hold(ticket, self._states.values(), now, seconds, words)
                 self._took_effect(ticket.state, now, held)
             if ticket.open:
                 self._observe(ticket.state, now - ticket.started, True, now)

@@ -86,6 +86,16 @@ def test_the_callers_word_goes_before_the_method() -> None:
     assert len(run(plan_of(pool, Facts(method="GET", options=no)), UNSENT)) == 3, "it was not sent"
 
 
+def test_the_handshake_of_a_websocket_is_repeated_only_when_it_was_not_sent() -> None:
+    pool, _ = make_pool()
+    headers = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    for outcome in (BROKEN, BUSY):
+        assert len(run(plan_of(pool, Facts(headers=headers)), outcome)) == 1
+    assert len(run(plan_of(pool, Facts(headers=headers)), UNSENT)) == 3
+    sure = Facts(headers=headers, options={"idempotent": True})
+    assert len(run(plan_of(pool, sure), BROKEN, Outcome(status=200))) == 2
+
+
 @pytest.mark.parametrize(
     ("status", "again"), [(502, True), (503, True), (504, True), (500, False), (429, False)]
 )
@@ -384,6 +394,13 @@ def test_a_copy_is_made_of_what_the_policy_allows() -> None:
     plain, _ = make_pool()
     assert plan_of(plain).hedge_delay() is None
     assert plan_of(plain).copy() is None
+
+
+def test_what_may_be_carried_out_once_only_is_not_copied() -> None:
+    pool, _ = make_pool(hedge=Hedge(delay=0.05, budget=1))
+    assert plan_of(pool, Facts(options={"idempotent": False})).hedge_delay() is None
+    assert plan_of(pool, Facts(options={"idempotent": True})).hedge_delay() == 0.05
+    assert plan_of(pool, Facts(headers=[(b"Upgrade", b"websocket")])).hedge_delay() is None
 
 
 def test_a_copy_is_paid_for_and_needs_somebody_else() -> None:

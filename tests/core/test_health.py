@@ -407,6 +407,29 @@ def test_retry_after_holds_a_backend_back_without_a_trial_after_it(status: int) 
     assert shares(pool)[A] == 100
 
 
+def test_retry_after_of_a_straggler_holds_nobody_back() -> None:
+    pool, clock = make_pool()
+    straggler = pool.pick(exclude=[B, C])
+    eject(pool, A)
+    clock.advance(40)
+    pool.pick(exclude=[B, C]).succeeded(0.01)  # the trial
+    assert of(pool, A).why == "available"
+    straggler.answered(0.01, 503, retry_after=60)
+    assert of(pool, A).why == "available"
+
+
+def test_who_was_beaten_to_connect_before_an_ejection_is_not_held_back_after_it() -> None:
+    pool, clock = make_pool()
+    straggler = pool.pick(exclude=[B, C])
+    eject(pool, A)
+    clock.advance(40)
+    pool.pick(exclude=[B, C]).succeeded(0.01)  # the trial
+    straggler.beaten()
+    assert of(pool, A).why == "available"
+    pool.pick(exclude=[B, C]).beaten()
+    assert of(pool, A).ejected
+
+
 def test_retry_after_is_capped() -> None:
     pool, _ = make_pool()
     pool.pick(exclude=[B, C]).answered(0.01, 503, retry_after=86400)

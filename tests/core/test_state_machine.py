@@ -625,8 +625,7 @@ class Fair:
             mine = state is ticket.state
             if before is Passive.IN and after is Passive.EJECTED:
                 assert mine
-                held = not state.health.trial_after  # by Retry-After: the server's word counts when it comes
-                assert held or not self.stale
+                assert not self.stale, "also what Retry-After asks for"
                 assert self.others_stand, "the last one standing is never ejected"
                 assert state.health.ejected_until <= now + 1.1 * 300
             if before is Passive.TRIAL and after is not Passive.TRIAL:

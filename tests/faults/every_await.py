@@ -17,14 +17,26 @@ from lbclient._async.httpcore_connection import HttpcoreConnection
 _T = TypeVar("_T")
 
 
-class CancelledAt(Awaitable[_T]):
-    """Awaits `coroutine`, and cancels `scope` when it suspends for the k-th time (from 1)."""
+class Steps:
+    """Cancels `scope` at the k-th (from 1) suspension of all that count here."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, _T], scope: anyio.CancelScope, k: int) -> None:
-        self._coroutine = coroutine
+    def __init__(self, scope: anyio.CancelScope, k: int) -> None:
         self._scope = scope
-        self._k = k
-        self.suspended = 0
+        self._left = k
+
+    def one_more(self) -> None:
+        """Something is about to suspend."""
+        self._left -= 1
+        if not self._left:
+            self._scope.cancel()
+
+
+class CancelledAt(Awaitable[_T]):
+    """Awaits `coroutine`, and counts its suspensions."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, _T], steps: Steps) -> None:
+        self._coroutine = coroutine
+        self._steps = steps
 
     def __await__(self) -> Generator[Any, Any, _T]:
         step: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731  # replaced below
@@ -34,9 +46,7 @@ class CancelledAt(Awaitable[_T]):
             except StopIteration as end:
                 result: _T = end.value
                 return result
-            self.suspended += 1
-            if self.suspended == self._k:
-                self._scope.cancel()
+            self._steps.one_more()
             try:
                 value = yield wanted
             except BaseException as exc:  # noqa: BLE001  # the coroutine's to handle

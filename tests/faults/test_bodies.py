@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 import httpx
@@ -86,20 +86,20 @@ async def test_a_form_goes_to_the_next_backend(
     assert response.json()["length"] == int(request.headers["content-length"]) > len(CONTENT)
 
 
-async def file_content(path: Path) -> dict[str, Any]:
-    return {"content": await anyio.open_file(path, "rb"), "headers": {"content-length": str(len(CONTENT))}}
+def file_content(opened: BinaryIO) -> dict[str, Any]:
+    return {"content": anyio.wrap_file(opened), "headers": {"content-length": str(len(CONTENT))}}
 
 
-async def generator(path: Path) -> dict[str, Any]:
+def generator(opened: BinaryIO) -> dict[str, Any]:
     return {"content": parts()}
 
 
-async def pipe_in_a_form(path: Path) -> dict[str, Any]:
+def pipe_in_a_form(opened: BinaryIO) -> dict[str, Any]:
     return {"files": {"f": Pipe()}}
 
 
 ONCE = {"generator": generator, "file": file_content, "pipe in a form": pipe_in_a_form}
-Once = Callable[[Path], Any]
+Once = Callable[[BinaryIO], dict[str, Any]]
 
 
 @pytest.fixture(params=ONCE)
@@ -108,39 +108,40 @@ def once(request: pytest.FixtureRequest) -> Once:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def opened(tmp_path: Path) -> Iterator[BinaryIO]:
     (tmp_path / "content").write_bytes(CONTENT)
-    return tmp_path / "content"
+    with (tmp_path / "content").open("rb") as opened:
+        yield opened
 
 
 async def test_what_can_be_read_once_is_not_sent_again_once_it_was_read(
-    raw_server: MakeRawServer, servers: SharedServers, resetting: Handler, once: Once, path: Path
+    raw_server: MakeRawServer, servers: SharedServers, resetting: Handler, once: Once, opened: BinaryIO
 ) -> None:
     bad, (good,) = raw_server(resetting), servers(count=1)
     async with client([bad.url, good.url]) as http:
         with pytest.raises(LOST) as caught:
-            await http.put("/echo", **await once(path))
+            await http.put("/echo", **once(opened))
     assert len(caught.value.lbclient.attempts) == 1  # type: ignore[attr-defined]
     assert good.count() == 0, "neither whole nor empty"
 
 
 async def test_what_can_be_read_once_goes_elsewhere_while_nothing_was_read(
-    servers: SharedServers, once: Once, path: Path
+    servers: SharedServers, once: Once, opened: BinaryIO
 ) -> None:
     (good,) = servers(count=1)
     async with client([f"http://127.0.0.1:{free_port()}", good.url]) as http:
-        response = await http.post("/echo", **await once(path))
+        response = await http.post("/echo", **once(opened))
     assert len(response.extensions["lbclient"].attempts) == 2
     assert response.json()["length"] >= len(CONTENT)
 
 
 @pytest.mark.parametrize("kind", ["generator", "file"])
 async def test_what_was_kept_of_it_is_sent_again(
-    raw_server: MakeRawServer, servers: SharedServers, resetting: Handler, kind: str, path: Path
+    raw_server: MakeRawServer, servers: SharedServers, resetting: Handler, kind: str, opened: BinaryIO
 ) -> None:
     bad, (good,) = raw_server(resetting), servers(count=1)
     async with client([bad.url, good.url], max_buffer=len(CONTENT)) as http:
-        assert_whole(await http.put("/echo", **await ONCE[kind](path)))
+        assert_whole(await http.put("/echo", **ONCE[kind](opened)))
 
 
 async def test_a_body_larger_than_what_is_kept_is_not_sent_again(

@@ -8,12 +8,13 @@ import anyio
 import httpx
 import pytest
 
-from lbclient import AsyncBalancedTransport, Record, Retry, RetryBudget
+from lbclient import AsyncBalancedTransport, Connect, Record, Retry, RetryBudget
 from tests.conftest import MakeRawServer
 from tests.servers import Handler, free_port, full_backlog
 from tests.servers.raw import fin_before_headers, reset_before_headers, respond
 
 REQUESTS = 300
+EACH_ON_ONE_LOOP = [("asyncio", "round_robin"), ("trio", "least_connections"), ("asyncio", "peak_ewma")]
 
 
 @pytest.mark.parametrize("how", ["answers 503", "RST", "FIN"])
@@ -77,7 +78,7 @@ async def test_when_nobody_can_be_reached_nothing_is_paid_for_and_attempts_are_f
             assert len({attempt.backend for attempt in found.attempts}) == 3
 
 
-@pytest.mark.parametrize("algorithm", ["round_robin", "least_connections", "peak_ewma"])
+@pytest.mark.parametrize(("anyio_backend", "algorithm"), EACH_ON_ONE_LOOP)
 async def test_a_backend_that_swallows_connects_costs_one_second_and_is_then_left_alone(
     raw_server: MakeRawServer, algorithm: str
 ) -> None:
@@ -103,3 +104,30 @@ async def test_a_backend_that_swallows_connects_costs_one_second_and_is_then_lef
             for _ in range(50):
                 await ask()
     assert all(len(record.attempts) == 1 for record in records), "not picked any more"
+
+
+@pytest.mark.parametrize(("anyio_backend", "algorithm"), EACH_ON_ONE_LOOP)
+async def test_a_backend_that_swallows_connects_costs_no_second_when_connects_are_raced(
+    raw_server: MakeRawServer, algorithm: str
+) -> None:
+    """It is given 50 ms to itself, and is left alone after that; a minute of the client's patience is not touched."""
+    good = [raw_server() for _ in range(2)]
+    with full_backlog() as port:
+        hole = f"http://127.0.0.1:{port}"
+        transport = AsyncBalancedTransport(
+            [hole, *(server.url for server in good)],
+            algorithm=algorithm,
+            connect=Connect(connect_timeout=60, start_next_after=0.05),
+        )
+        async with httpx.AsyncClient(transport=transport, base_url="http://fleet", timeout=60) as http:
+            with anyio.fail_after(20):
+                raced: Record | None = None
+                while raced is None or len(raced.attempts) == 1:
+                    raced = (await http.post("/", content=b"pay")).extensions["lbclient"]
+                lost, won = raced.attempts
+                assert (lost.backend, lost.outcome.split(" ", 1)[0], won.outcome) == (hole, "beaten", "200")
+                for _ in range(50):
+                    assert len((await http.get("/")).extensions["lbclient"].attempts) == 1, (
+                        "not picked any more"
+                    )
+    assert transport.pools["default"].status().backends[0].failures == 0

@@ -1,4 +1,7 @@
-"""100,000 requests, on both loops and over each wire, while all that can goes wrong with three of four backends."""
+"""100,000 requests while all that can goes wrong with three of four backends; real servers that die, reload and race.
+
+On both event loops and over each wire.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from trustme import CA
 from tests.conftest import MakeRawServer, StartServer
 from tests.faults.ledger import Ledger
 from tests.faults.mischief import MISCHIEF, one_left_of_four, three_victims
+from tests.faults.real_servers import idle_timeouts_race, one_of_three_goes, the_only_server_reloads
 from tests.faults.wires import WIRES, Wire
-from tests.servers import CertFiles
+from tests.servers import CertFiles, Kind
 from tests.servers.raw import respond
 
 IDEMPOTENT = 100_000
@@ -55,3 +59,23 @@ def test_one_left_of_four(
     )
     assert not ledger.lost, ledger.lost[:3]
     ledger.check(fleet)
+
+
+@pytest.mark.parametrize("what", ["killed", "suspended", "stopped"])
+async def test_one_of_three_goes_under_load(start_server: StartServer, what: str) -> None:
+    await one_of_three_goes(start_server, what)
+
+
+@pytest.mark.parametrize("over", ["http1", "tls", "http2"])
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+async def test_the_only_server_reloads_under_load(
+    start_server: StartServer, kind: Kind, over: str, server_cert_files: CertFiles, ca: CA
+) -> None:
+    await the_only_server_reloads(start_server, kind, over, server_cert_files, ca, reloads=20)
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "hypercorn", "hypercorn-trio", "nginx", "haproxy"])
+async def test_an_idle_timeout_of_the_servers_that_is_the_clients_pause(
+    start_server: StartServer, kind: Kind
+) -> None:
+    await idle_timeouts_race(start_server, kind, rounds=200)

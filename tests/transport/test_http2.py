@@ -23,7 +23,7 @@ import pytest
 from lbclient import AsyncBalancedTransport, Connect
 from lbclient._async.http2 import HTTP2Connection
 from tests.conftest import MakeRawServer, StartServer
-from tests.faults.every_await import CancelledAt
+from tests.faults.every_await import CancelledAt, Steps
 from tests.servers import CertFiles, Connection, Kind
 from tests.servers.raw import read_forever, respond
 
@@ -600,7 +600,7 @@ async def test_a_connection_on_which_a_request_was_cancelled_expires_too(raw_ser
             k += 1
             await http.get("/")
             with anyio.CancelScope() as scope:
-                await CancelledAt(http.get("/"), scope, k)
+                await CancelledAt(http.get("/"), Steps(scope, k))
             cancelled = scope.cancelled_caught
             await anyio.sleep(0.1)
             accepted = raw.accepted

@@ -15,8 +15,9 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived, SettingsAcknowledged, StreamEnded, StreamReset
 from h2.settings import SettingCodes
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame
+from tenacity import stop_after_attempt
 
-from lbclient import AsyncBalancedTransport, Connect
+from lbclient import AsyncBalancedTransport, Connect, Retry
 from lbclient._async.http2 import GoingAway, HTTP2Connection, NotProcessed
 from lbclient._async.network import open_stream
 from lbclient.core.backend import Backend
@@ -710,3 +711,145 @@ async def test_a_connection_that_goes_away_serves_out_and_is_closed(raw_server: 
         await until(closed.is_set)
         assert sorted(answers) == ["new", "ok", "ok", "ok"]
         assert server.open == 1
+
+
+# Connections that were kept
+
+
+def outcomes(result: httpx.Response | Exception) -> list[str]:
+    found = result.extensions["lbclient"] if isinstance(result, httpx.Response) else result.lbclient  # type: ignore[attr-defined]
+    return [attempt.outcome.split(" ", 1)[0] for attempt in found.attempts]
+
+
+async def outcome_of(http: httpx.AsyncClient, method: str) -> list[str]:
+    try:
+        return outcomes(await http.request(method, "/", content=b"once"))
+    except httpx.TransportError as exc:
+        return outcomes(exc)
+
+
+def failures(http: httpx.AsyncClient) -> int:
+    transport = http._transport
+    assert isinstance(transport, AsyncBalancedTransport)
+    return transport.pools["default"].status().backends[0].failures
+
+
+def answers(peer: Peer) -> None:
+    with contextlib.suppress(ClientClosed):
+        while True:
+            peer.answer(peer.request())
+
+
+def answers_once_and_ends(
+    how: str, before: Callable[[Peer], None] = lambda peer: None
+) -> Callable[[Peer], None]:
+    """As if it had closed while it was idle: what comes next is not even read."""
+
+    def script(peer: Peer) -> None:
+        peer.answer(peer.request())
+        peer.wait_for(SettingsAcknowledged)
+        peer.connection.wait_until_readable()
+        before(peer)
+        end(peer, how)
+
+    return script
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+@pytest.mark.parametrize(("method", "expected"), [("GET", ["stale", "200"]), ("POST", ["stale"])])
+async def test_a_kept_connection_that_ends_without_a_byte_is_nobodys_fault(
+    raw_server: MakeRawServer, method: str, expected: list[str], how: str
+) -> None:
+    """Its server is asked once more, over a fresh connection; a POST may not be, for the client cannot tell."""
+    server = raw_server([speak(answers_once_and_ends(how)), speak(answers)])
+    async with client(server.url, retry=Retry(stop=stop_after_attempt(1))) as http:
+        assert await outcome_of(http, "GET") == ["200"]
+        assert await outcome_of(http, method) == expected
+        assert failures(http) == 0
+
+
+async def test_all_who_began_on_a_kept_connection_find_it_stale(raw_server: MakeRawServer) -> None:
+    def script(peer: Peer) -> None:
+        peer.answer(peer.request())
+        for _ in range(3):
+            peer.request()
+        end(peer, "FIN")
+
+    server = raw_server([speak(script), speak(answers)])
+    found: list[list[str]] = []
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        found.append(await outcome_of(http, "GET"))
+
+    async with client(server.url, retry=Retry(stop=stop_after_attempt(1))) as http:
+        await http.get("/")
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask, http)
+        assert found == [["stale", "200"]] * 3
+        assert failures(http) == 0
+
+
+@pytest.mark.parametrize("sent", ["a PING", "no HTTP/2", "another answer"])
+async def test_a_kept_connection_that_was_alive_is_not_stale(raw_server: MakeRawServer, sent: str) -> None:
+    """Whatever it was that came since: the server had not closed while the connection was idle."""
+
+    def script(peer: Peer) -> None:
+        peer.answer(peer.request())
+        first = peer.request()
+        if sent == "a PING":
+            peer.state.ping(b"are you ")
+            peer.flush()
+        elif sent == "no HTTP/2":
+            peer.connection.send(bytes(9))  # DATA on stream 0
+        else:
+            peer.request()
+            peer.answer(first)
+        end(peer, "FIN")
+
+    server = raw_server(speak(script))
+    found: list[list[str]] = []
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        found.append(await outcome_of(http, "POST"))
+
+    async with client(server.url) as http:
+        await http.get("/")
+        async with anyio.create_task_group() as group:
+            for _ in range(2 if sent == "another answer" else 1):
+                group.start_soon(ask, http)
+        assert sorted(found) == ([["200"], ["reset"]] if sent == "another answer" else [["reset"]])
+        assert failures(http) == 1
+
+
+async def test_a_new_connection_that_ends_without_a_byte_is_not_stale(raw_server: MakeRawServer) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        end(peer, "FIN")
+
+    async with client(raw_server(speak(script)).url, retry=None) as http:
+        assert await outcome_of(http, "GET") == ["reset"]
+        assert failures(http) == 1
+
+
+async def test_the_other_kept_connections_are_as_old(raw_server: MakeRawServer) -> None:
+    """One of two was closed while it was idle: the fresh one that replaces it is not the other one."""
+    both = threading.Barrier(2, timeout=10)
+
+    def script(peer: Peer) -> None:
+        stream = peer.request()
+        both.wait()
+        peer.answer(stream)
+        peer.wait_for(SettingsAcknowledged)
+        peer.connection.wait_until_readable()
+        end(peer, "FIN")
+
+    one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+    server = raw_server([speak(script, one), speak(script, one), speak(answers)])
+    async with client(server.url, retry=Retry(stop=stop_after_attempt(1))) as http:
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(http.get, "/")
+        assert await outcome_of(http, "GET") == ["stale", "200"]
+        assert failures(http) == 0
+    assert server.accepted == 3

@@ -117,6 +117,19 @@ async def test_a_stale_connection_is_replaced_by_a_fresh_one(raw_server: MakeRaw
     assert transport.pools["default"].status().backends[0].failures == 0
 
 
+@pytest.mark.parametrize("how", ["reset", "slow"])
+async def test_the_handshake_of_a_websocket_goes_to_one_server_only(
+    raw_server: MakeRawServer, how: str
+) -> None:
+    bad, good = raw_server(after_request(reset if how == "reset" else stall)), raw_server(respond())
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    transport = first(bad.url, good.url, hedge=Hedge(delay=0.02, budget=1))
+    async with client(transport, timeout=httpx.Timeout(5, read=0.2)) as http:
+        with pytest.raises((httpx.ReadError, httpx.ReadTimeout)):
+            await http.get("/", headers=headers)
+    assert (len(bad.requests), good.accepted) == (1, 0)
+
+
 # Bodies
 
 
