@@ -14,7 +14,7 @@ Waiting, and closing what is left of a drain, is the shell's.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lbclient.core.backend import Backend
@@ -138,11 +138,10 @@ class Swap:
     def unready(self) -> dict[str, str]:
         """Who of the whole new set is not fit to serve, and why; empty when all are."""
         wanted = "passing" if self.pool.probe is not None else "unknown"
-        return {
-            status.url: f"check {status.check}"
-            for status in self._statuses(self.target)
-            if status.check not in ("passing", wanted)
-        }
+        checks = {status.url: f"check {status.check}" for status in self._statuses(self.target)}
+        ready = ("check passing", f"check {wanted}")
+        found = {url: checks.get(url, "it was removed meanwhile") for url in self.target}
+        return {url: why for url, why in found.items() if why not in ready}
 
     def unstage(self) -> None:
         """The new ones leave again; nothing has changed."""
@@ -156,15 +155,14 @@ class Swap:
         }
         self._flipped_at = self.pool.clock()
         leaving = Admin.DRAINING if self.guard is None else Admin.STANDBY
-        self.pool.administer(
-            {**dict.fromkeys(self.target, Admin.ACTIVE), **dict.fromkeys(self.removed, leaving)}, grace
-        )
+        changes = {**dict.fromkeys(self.target, Admin.ACTIVE), **dict.fromkeys(self.removed, leaving)}
+        self._administer(changes, grace)
 
     def verdict(self) -> Verdict:
         """What the guard concludes now."""
         guard = self.guard
-        if guard is None:
-            return Verdict.KEEP
+        if guard is None or not any(url in self._admin_before for url in self._members()):
+            return Verdict.KEEP  # or there is nobody left to go back to
         good, bad = self._since_flip()
         if good + bad >= guard.min_requests and _share(good, bad) < _share(*self._before) - guard.max_drop:
             return Verdict.GO_BACK
@@ -178,12 +176,8 @@ class Swap:
 
     def go_back(self) -> None:
         """One assignment: the old set serves again, and the new ones leave."""
-        self.pool.administer(
-            {
-                **dict.fromkeys(self.added, Admin.STANDBY),
-                **{url: Admin(admin) for url, admin in self._admin_before.items() if url in self._members()},
-            }
-        )
+        before = {url: Admin(admin) for url, admin in self._admin_before.items()}
+        self._administer({**dict.fromkeys(self.added, Admin.STANDBY), **before}, grace=300.0)
         self._remove(self.added)
 
     def settle(self) -> None:
@@ -192,19 +186,26 @@ class Swap:
         declared = {backend.url: backend for backend in self._staying}
         self.pool.update([declared.get(backend.url, backend) for backend in self.pool.declared])
 
-    def _members(self) -> set[str]:
-        return {status.url for status in self.pool.status().backends}
+    # Others may have changed the set while a step was waited for: what is gone is left alone.
 
-    def _remove(self, urls: Iterable[str]) -> None:
-        for url in self._members().intersection(urls):
-            self.pool.remove(url)
+    def _members(self) -> tuple[str, ...]:
+        return tuple(backend.url for backend in self.pool.declared)
+
+    def _administer(self, changes: Mapping[str, Admin], grace: float) -> None:
+        members = self._members()
+        self.pool.administer({url: admin for url, admin in changes.items() if url in members}, grace)
+
+    def _remove(self, urls: Collection[str]) -> None:
+        for url in self._members():
+            if url in urls and len(self._members()) > 1:
+                self.pool.remove(url)
 
     def _since_flip(self) -> tuple[int, int]:
         good = bad = 0
         for status in self._statuses(self.target):
             good_then, bad_then = self._at_flip[status.url]
-            good += status.successes - good_then
-            bad += status.failures - bad_then
+            good += max(0, status.successes - good_then)  # below 0: it left, and returned with new counts
+            bad += max(0, status.failures - bad_then)
         return good, bad
 
     def _statuses(self, urls: Iterable[str]) -> list[BackendStatus]:

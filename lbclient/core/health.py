@@ -215,11 +215,11 @@ class Health:
         "trial_after",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int = 0) -> None:
         self.admin = Admin.ACTIVE
         self.check = Check.UNKNOWN
         self.passive = Passive.IN
-        self.epoch = 0
+        self.epoch = epoch
         self.ejections = 0  # k, the multiplier of the next ejection is one more
         self.ejected_until = 0.0
         self.trial_after = True

@@ -6,9 +6,11 @@ The dict is replaced whole and never edited, so that whoever reads it without th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 from lbclient.core.backend import Backend, BackendState
+from lbclient.core.health import Health
 
 BackendLike: TypeAlias = Backend | str
 Members: TypeAlias = Mapping[str, BackendState]
@@ -20,8 +22,12 @@ def admit(
     known: Members,
     clock: Callable[[], float],
     ramp_since: float | None,
+    left: Members = MappingProxyType({}),
 ) -> Members:
     """A whole set of members. Those that are known keep their numbers and their health.
+
+    Whoever returns while requests that it was sent before are in flight keeps its numbers, too, since it is as busy as
+    they say. Its health starts anew.
 
     Args:
         pool: Its name, for the messages.
@@ -29,6 +35,7 @@ def admit(
         known: The members before.
         clock: The pool's.
         ramp_since: When the slow start of the new ones begins; None for no slow start.
+        left: Those who were members once, and have requests in flight.
 
     Raises:
         ValueError: The set is empty, or has a URL twice, or one that leads nowhere. Nothing has changed then.
@@ -49,7 +56,11 @@ def admit(
     for backend in declared:
         state = known.get(backend.url)
         if state is None:
-            state = BackendState(backend, clock)
+            state = left.get(backend.url)
+            if state is None:
+                state = BackendState(backend, clock)
+            else:
+                state.health = Health(state.health.epoch + 1)
             state.health.ramp_since = ramp_since
         state.backend = backend
         members[backend.url] = state

@@ -52,6 +52,7 @@ class Membership:
         self._lock = threading.Lock()
         self._news = News(self._lock)
         self._states = admit(name, backends, {}, clock, ramp_since=None)
+        self._left: Members = {}
         self._snapshot = build_snapshot(tuple(self._states.values()), rules, rng, clock(), None)
 
     def add(self, backend: BackendLike, *, standby: bool = False) -> None:
@@ -64,7 +65,7 @@ class Membership:
         with self._lock:
             if new.url in self._states:
                 raise ValueError(f"{new.url} is in pool {self.name!r} already; use update() to change it")
-            members = admit(self.name, [*self.declared, new], self._states, self.clock, self.clock())
+            members = self._admit([*self.declared, new])
             if standby:
                 members[new.url].health.admin = Admin.STANDBY
             self._become(members)
@@ -90,7 +91,7 @@ class Membership:
             ValueError: The set is empty, or has a URL twice. Nothing has changed then.
         """
         with self._lock:
-            self._become(admit(self.name, backends, self._states, self.clock, self.clock()))
+            self._become(self._admit(backends))
         self._news.tell()
 
     def begin_drain(self, url: str, grace: float = 300.0) -> None:
@@ -180,9 +181,15 @@ class Membership:
 
     # Inside (with the lock held)
 
+    def _admit(self, backends: Iterable[BackendLike]) -> Members:
+        left = {url: state for url, state in self._left.items() if state.in_flight}
+        return admit(self.name, backends, self._states, self.clock, self.clock(), left)
+
     def _become(self, states: Members) -> None:
         added = [url for url in states if url not in self._states]
         removed = [url for url in self._states if url not in states]
+        known = {**self._left, **self._states}
+        self._left = {url: s for url, s in known.items() if s.in_flight and url not in states}
         self._states = states
         self._news.add(logging.INFO, "%s: added %s, removed %s", self.name, added, removed)
         self._publish(self.clock())

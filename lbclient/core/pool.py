@@ -190,22 +190,24 @@ class Pool(Membership):
         if key is not None and not isinstance(key, bytes):
             key = as_key(key)
         now = self.clock()
-        with self._lock:
-            snapshot = self._snapshot
-            if now >= snapshot.valid_until:
-                snapshot = self._publish(now)
-            if snapshot.pick is None or exclude:
-                state = None
-            else:
-                state = snapshot.pick(key)
-                if state.guarded and (self._is_full(state) or self._is_overtaking(place)):
+        try:
+            with self._lock:
+                snapshot = self._snapshot
+                if now >= snapshot.valid_until:
+                    snapshot = self._publish(now)
+                if snapshot.pick is None or exclude:
                     state = None
-            if state is not None:
-                ticket = self._take(snapshot, state, now, getattr(snapshot.picker, "drawn", None))
-            else:  # the number that decided, if there was one, is not one for all candidates: it replays nothing
-                ticket = self._take(snapshot, self._pick_among(snapshot, key, exclude, place), now, None)
-        if self._news:
-            self._news.tell()
+                else:
+                    state = snapshot.pick(key)
+                    if state.guarded and (self._is_full(state) or self._is_overtaking(place)):
+                        state = None
+                if state is not None:
+                    ticket = self._take(snapshot, state, now, getattr(snapshot.picker, "drawn", None))
+                else:  # the number that decided, if there was one, is not one for all candidates: it replays nothing
+                    ticket = self._take(snapshot, self._pick_among(snapshot, key, exclude, place), now, None)
+        finally:  # also when nobody is left: time may have changed something
+            if self._news:
+                self._news.tell()
         return ticket
 
     def changes_in(self) -> float:
@@ -224,8 +226,9 @@ class Pool(Membership):
                 snapshot = self._publish(now)
             state = self._states.get(url)
             if state is None or url not in self._current_ties(snapshot) or self._is_full(state):
-                return None
-            ticket = self._take(snapshot, state, now, None)
+                ticket = None
+            else:
+                ticket = self._take(snapshot, state, now, None)
         if self._news:
             self._news.tell()
         return ticket

@@ -31,6 +31,75 @@ def test_the_new_set_is_probed_and_not_picked_until_all_of_it_passes() -> None:
     assert swap.unready() == {}
 
 
+def test_a_new_backend_that_somebody_removes_meanwhile_is_not_ready() -> None:
+    pool, _ = pool_of()
+    swap = Swap(pool, [C, D])
+    swap.stage()
+    pool.report_probe(C, True)
+    pool.remove(D)
+    assert swap.unready() == {D: "it was removed meanwhile"}
+    swap.unstage()
+    assert shares(pool) == {A: 150, B: 150}
+
+
+def test_an_old_backend_that_somebody_removes_meanwhile_does_not_stop_the_flip() -> None:
+    pool, _ = pool_of(probed=False)
+    swap = Swap(pool, [C])
+    swap.stage()
+    pool.remove(A)
+    swap.flip(grace=10)
+    assert shares(pool) == {B: 0, C: 300}
+    swap.settle()
+    assert shares(pool) == {C: 300}
+
+
+def test_going_back_passes_over_those_who_left_meanwhile() -> None:
+    pool, _ = pool_of(probed=False)
+    swap = Swap(pool, [C, D], Guard())
+    swap.stage()
+    swap.flip(grace=10)
+    pool.remove(A)
+    pool.remove(C)
+    swap.go_back()
+    assert shares(pool) == {B: 300}
+
+
+def test_with_nobody_to_go_back_to_the_new_set_is_kept() -> None:
+    pool, _ = pool_of(probed=False)
+    swap = Swap(pool, [C], Guard(min_requests=1))
+    swap.stage()
+    swap.flip(grace=10)
+    pool.update([C])
+    fail(pool, C)
+    assert swap.verdict() is Verdict.KEEP
+    swap.settle()
+    assert shares(pool) == {C: 300}
+
+
+def test_the_last_backend_of_a_pool_is_left_to_it() -> None:
+    pool, _ = pool_of(probed=False)
+    swap = Swap(pool, [C])
+    swap.stage()
+    swap.flip(grace=10)
+    pool.update([A])
+    swap.settle()
+    assert [status.url for status in pool.status().backends] == [A]
+
+
+def test_the_counts_of_one_who_returned_meanwhile_are_its_new_ones() -> None:
+    pool, _ = pool_of(probed=False)
+    succeed(pool, B, 5)
+    swap = Swap(pool, [B, C], Guard(min_requests=1))
+    swap.stage()
+    swap.flip(grace=10)
+    pool.remove(B)
+    pool.add(B)
+    assert swap.verdict() is Verdict.WAIT
+    fail(pool, C)
+    assert swap.verdict() is Verdict.GO_BACK
+    assert swap.why_back() == "0.0% of 1 requests succeeded after the flip, 100.0% before it"
+
+
 def test_without_a_probe_whom_nothing_speaks_against_is_ready() -> None:
     pool, _ = pool_of(probed=False)
     swap = Swap(pool, [C])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from lbclient import Backend, Connect, NoBackendAvailable, Pool
+from lbclient import Backend, Connect, NoBackendAvailable, PassiveHealth, Pool
 from lbclient.core.backend import BackendState
 from lbclient.core.health import Admin
 from tests.core.pools import A, B, C, eject, fail, make_pool, of, shares, succeed
@@ -505,3 +505,61 @@ def test_connection_options_out_of_range_are_refused(
 def test_no_limits_are_limits_too() -> None:
     connect = Connect(max_connections=None, max_idle=None, keepalive_expiry=None)
     assert connect.max_connections is None
+
+
+# Leaving and returning
+
+
+def test_whoever_returns_with_requests_in_flight_is_as_busy_as_it_was() -> None:
+    pool, _ = make_pool(A, B, max_in_flight=1, algorithm="least_connections")
+    before = pool.pick(exclude=[B])
+    pool.remove(A)
+    pool.add(A)
+    assert of(pool, A).in_flight == 1
+    assert pool.pick().backend.url == B
+    with pytest.raises(NoBackendAvailable, match=r"http://a:1: 1 in flight, the limit"):
+        pool.pick()
+    before.succeeded(0.01)
+    assert of(pool, A).in_flight == 0
+    assert pool.pick().backend.url == A
+
+
+def test_whoever_returns_starts_with_a_clean_health_that_old_requests_do_not_soil() -> None:
+    pool, _ = make_pool(A, B, passive=PassiveHealth(consecutive_failures=1))
+    old = [pool.pick(exclude=[B]) for _ in range(2)]
+    pool.report_probe(A, False)
+    pool.disable(A)
+    pool.update([B])
+    pool.update([A, B])
+    assert of(pool, A).why == "available"
+    for ticket in old:
+        ticket.failed("reset")
+    assert of(pool, A).why == "available"
+    assert of(pool, A).in_flight == 0
+
+
+def test_whoever_returns_with_nothing_in_flight_is_new() -> None:
+    pool, _ = make_pool(A, B)
+    ticket = pool.pick(exclude=[B])
+    pool.remove(A)
+    ticket.succeeded(0.01)
+    pool.add(A)
+    assert (of(pool, A).picks, of(pool, A).in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_time_has_changed_is_told_also_by_a_pick_that_finds_nobody(tied: bool) -> None:
+    pool, clock = make_pool(A, B, panic_threshold=1.0, max_in_flight=2)
+    eject(pool, A)
+    for _ in range(2):
+        pool.pick(exclude=[A])
+    assert pool.status().panic
+    heard: list[bool] = []
+    pool.subscribe(lambda: heard.append(pool.status().panic))
+    clock.advance(40)
+    if tied:
+        assert pool.pick_tied(B) is None
+    else:
+        with pytest.raises(NoBackendAvailable):
+            pool.pick(exclude=[A])
+    assert heard == [False]
