@@ -66,13 +66,20 @@ class CountedStream(httpcore.AsyncNetworkStream):
             if self.cut is not None:
                 raise CutOff(self.cut) from exc
             raise
+        if not data and self.cut is not None:
+            raise CutOff(self.cut)
         self.received += len(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """All of `buffer`."""
         self.written += len(buffer)
-        await self._stream.write(buffer, timeout)
+        try:
+            await self._stream.write(buffer, timeout)
+        except httpcore.NetworkError as exc:
+            if self.cut is not None:
+                raise CutOff(self.cut) from exc
+            raise
 
     async def aclose(self) -> None:
         """Close the socket."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+import anyio
 import httpx
 
 from lbclient._async.background import BackgroundTask, BackgroundThread
 from lbclient._async.engine import Engine, HttpcoreEngine, InnerEngine
+from lbclient._async.loops import Loop, is_over, run_in, running_loop
 from lbclient._async.prober import InnerProbe, NetworkProbe, probe_pool
 from lbclient.core.backend import Backend
 from lbclient.core.pool import Pool
 
 Inner: TypeAlias = Callable[[Backend], httpx.AsyncBaseTransport]
+_T = TypeVar("_T")
 
 
 class PoolIO:
@@ -35,11 +38,12 @@ class PoolIO:
         self.pool = pool
         self._inner = None if inner is None else InnerTransports(inner, pool.members())
         self._context: ssl.SSLContext | None = None
-        self._engines: dict[object, Engine] = {}
+        self._engines: dict[Loop, Engine] = {}
+        self._lock = threading.Lock()  # guards _engines: loops run in threads
+        self._up_to_date: set[Loop] = set()  # whose engines know who is a member; a new one after each change
         self._task: BackgroundTask | None = None
         self._thread: BackgroundThread | None = None
         self._unsubscribe = pool.subscribe(self._membership_may_have_changed)
-        self._members_changed = False
         if pool.connect.http2:
             _require_http2()
 
@@ -50,19 +54,28 @@ class PoolIO:
         loop = running_loop()
         engine = self._engines.get(loop)
         if engine is None:
-            engine = self._engines[loop] = self._new_engine()
-        if self._members_changed:
-            self._members_changed = False
-            members = frozenset(backend.url for backend in self.pool.members())
-            await engine.keep(members)
+            engine = self._new_engine(loop)
+        up_to_date = self._up_to_date
+        if loop not in up_to_date:
+            up_to_date.add(loop)  # before we look: a change from now on makes a new set
+            await engine.keep(frozenset(backend.url for backend in self.pool.members()))
         return engine
 
-    def _new_engine(self) -> Engine:
-        for loop in [known for known in self._engines if _is_over(known)]:
-            del self._engines[loop]
+    def _new_engine(self, loop: Loop) -> Engine:
+        engine: Engine
         if self._inner is not None:
-            return InnerEngine(self._inner, self.pool.preserve_host)
-        return HttpcoreEngine(self.pool.connect, self.pool.preserve_host, self.ssl_context)
+            engine = InnerEngine(self._inner, self.pool.preserve_host)
+        else:
+            engine = HttpcoreEngine(self.pool.connect, self.pool.preserve_host, self.ssl_context)
+        with self._lock:
+            for known in [known for known in self._engines if is_over(known)]:
+                del self._engines[known]  # its connections went with it
+            self._engines[loop] = engine
+        return engine
+
+    def _engines_by_loop(self) -> dict[Loop, Engine]:
+        with self._lock:
+            return dict(self._engines)
 
     def ssl_context(self) -> ssl.SSLContext:
         """The pool's one context: building one costs tens of milliseconds."""
@@ -78,19 +91,22 @@ class PoolIO:
     def connections(self) -> dict[str, tuple[int, int]]:
         """(open, idle) by backend, over all loops."""
         total = {backend.url: (0, 0) for backend in self.pool.members()}
-        for engine in self._engines.values():
+        for engine in self._engines_by_loop().values():
             for url, (opened, idle) in engine.counts().items():
                 before = total.get(url, (0, 0))
                 total[url] = (before[0] + opened, before[1] + idle)
         return total
 
     async def cut(self, url: str, reason: str) -> int:
-        """Close a backend's connections in this loop, also those in use; how many requests that cut off."""
-        engine = self._engines.get(running_loop())
-        return 0 if engine is None else await engine.cut(url, reason)
+        """Close a backend's connections in every loop, also those in use; how many requests that cut off."""
+        engines = self._engines_by_loop()
+        counts = await _in_every_loop(
+            engines, lambda engine: engine.cut(url, reason), f"closing what is left to {url}"
+        )
+        return sum(counts)
 
     def _membership_may_have_changed(self) -> None:
-        self._members_changed = True
+        self._up_to_date = set()
 
     # Probing
 
@@ -133,16 +149,16 @@ class PoolIO:
     # Ending
 
     async def aclose(self) -> None:
-        """Stop probing and close the connections of this loop; those of a loop that is gone went with it."""
+        """Stop probing and close the connections in every loop; those of a loop that is gone went with it."""
         self._unsubscribe()
         if self._task is not None:
             await self._task.stop()
         if self._thread is not None:
             await self._thread.astop()
-        engine = self._engines.pop(running_loop(), None)
-        self._engines.clear()
-        if engine is not None:
-            await engine.aclose()
+        engines = self._engines_by_loop()
+        with self._lock:
+            self._engines.clear()
+        await _in_every_loop(engines, lambda engine: engine.aclose(), f"closing pool {self.pool.name!r}")
         if self._inner is not None:
             await self._inner.aclose()
 
@@ -180,18 +196,25 @@ class InnerTransports:
         self._made.clear()
 
 
-def running_loop() -> object:
-    """Something that stands for the running event loop, asyncio's or trio's."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        import trio
+async def _in_every_loop(
+    engines: Mapping[Loop, Engine], do: Callable[[Engine], Coroutine[Any, Any, _T]], what: str
+) -> list[_T]:
+    """What `do` returns for each engine, in the loop that the engine belongs to; less those that have ended."""
+    here = running_loop()
+    results: list[_T] = []
 
-        return trio.lowlevel.current_trio_token()
+    async def elsewhere(loop: Loop, engine: Engine) -> None:
+        result = await run_in(loop, partial(do, engine), what)
+        if result is not None:
+            results.append(result)
 
-
-def _is_over(loop: object) -> bool:
-    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
+    if here in engines:
+        results.append(await do(engines[here]))
+    async with anyio.create_task_group() as group:
+        for loop, engine in engines.items():
+            if loop is not here:
+                group.start_soon(elsewhere, loop, engine)
+    return results
 
 
 def _require_http2() -> None:

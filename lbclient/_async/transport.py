@@ -204,6 +204,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         io = self._ios[routed.pool.name]
         if not io.probing:
             io.probe_in_a_thread()
+        engine = await io.engine()  # before the pick: from there to `engine.send` nothing may come in between
         plan = io.pool.attempts(facts, now)
         for name in (*routed.strip, plan.strip):
             if name is not None:
@@ -214,7 +215,6 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             error = NoBackendAvailable(str(exc))
             explained(error, Record(plan))
             raise error from None  # the same words; the core's exception adds nothing
-        engine = await io.engine()
         while True:
             try:
                 answer = await self._attempt(engine, plan, ticket, request, headers)

@@ -1,4 +1,4 @@
-"""Customers who never stop asking while servers are replaced under them, and a ledger of what became of every request."""
+"""Customers who never stop asking while servers are replaced, and a ledger of what became of every request."""
 
 from __future__ import annotations
 
