@@ -35,12 +35,12 @@ async def drain(io: PoolIO, url: str, grace: float) -> DrainReport:
         closed = 0
         drained = not state.in_flight
         if state.health.admin is not Admin.ACTIVE:  # or somebody has enabled it again
+            if state.url in {backend.url for backend in pool.declared}:
+                pool.disable(url)  # first: a tied client who came while we close would be left behind
             # the idle ones too: whoever stops the server now finds nobody connected
             closed = await io.cut(
                 state.url, f"{state.url} was drained, and its grace period of {grace} s has ended"
             )
-            if state.url in {backend.url for backend in pool.declared}:
-                pool.disable(url)
     finally:
         unsubscribe()
     return DrainReport(state.url, drained, anyio.current_time() - started, at_start, closed)

@@ -14,7 +14,7 @@ import anyio
 import httpcore
 import httpx
 
-from lbclient._async.connections import OPEN, Connection, Connections
+from lbclient._async.connections import OPEN, Connection, Connections, Core
 from lbclient._async.errors import as_httpx
 from lbclient._async.http2 import GoingAway, HTTP2Connection, NotProcessed
 from lbclient._async.network import open_stream
@@ -238,18 +238,19 @@ class HttpcoreEngine:
             raise
         tls = stream.get_extra_info("ssl_object") if target.secure else None
         http2 = (tls is not None and tls.selected_alpn_protocol() == "h2") or not connect.http1
-        if not http2:
-            core = httpcore.AsyncHTTP11Connection(target.origin, stream, connect.keepalive_expiry)
-            return connections.opened(core, stream)
-        shared = HTTP2Connection(target.origin, stream, connect.keepalive_expiry)
+        core: Core
         try:
-            await shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
+            if http2:
+                core = shared = HTTP2Connection(target.origin, stream, connect.keepalive_expiry)
+                await shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
+            else:
+                core = httpcore.AsyncHTTP11Connection(target.origin, stream, connect.keepalive_expiry)
+            return connections.opened(core, stream)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
             await connections.give_back(OPEN)
             raise
-        return connections.opened(shared, stream)
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """See `Engine`."""

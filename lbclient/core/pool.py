@@ -329,6 +329,8 @@ class Pool(Membership):
         for state in self._states.values():
             if state.url in exclude:
                 reasons[state.url] = "already tried"
+            elif state.health.admin is not Admin.ACTIVE:
+                reasons[state.url] = state.health.describe(now)  # full or not: room would change nothing
             elif self.max_requests is not None and self._in_flight >= self.max_requests:
                 reasons[state.url] = f"{self._in_flight} in flight in the pool, the limit"
             elif self._is_full(state):

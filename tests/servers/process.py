@@ -249,6 +249,11 @@ class Server:
             command += ["--bind", f"unix:{self.uds}" if self.uds else f"{self.host}:{self.port}"]
             command += ["--keep-alive", format(self._keep_alive, ".0f"), "--workers", "1"]
             command += ["--worker-class", "trio" if self.kind == "hypercorn-trio" else "asyncio"]
+            # By default it says GOAWAY on an HTTP/2 connection after 1,000 requests, and from then on answers nobody
+            # on it, not even those whose answers it has begun.
+            configuration = self._directory / "hypercorn.toml"
+            configuration.write_text("keep_alive_max_requests = 1000000000\n")
+            command += ["--config", str(configuration)]
             if tls:
                 command += ["--certfile", tls.cert, "--keyfile", tls.key]
             return command
