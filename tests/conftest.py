@@ -83,6 +83,7 @@ class StartServer(Protocol):
         keep_alive: float = 60.0,
         tls: CertFiles | None = None,
         http2: bool = False,
+        upstream: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Server: ...
 

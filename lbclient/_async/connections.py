@@ -16,14 +16,13 @@ from __future__ import annotations
 import enum
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from typing import Final, Literal, TypeAlias
 
 import anyio
 import httpcore
 
-from lbclient._async.http2 import HTTP2Connection
-from lbclient._async.network import CountedStream
 from lbclient.core.connect import Connect
 
 MOST_EXPIRED_AT_ONCE = 2  # closed by one request that gives back: it adds one, so the stack still shrinks
@@ -34,15 +33,12 @@ class _Right(enum.Enum):
 
 
 OPEN: Final = _Right.OPEN
-Core: TypeAlias = httpcore.AsyncHTTP11Connection | HTTP2Connection
 
 
-class Connection:
-    """One connection, and what httpcore does not tell of it.
+class Connection(ABC):
+    """One connection, as far as its owner has to know it.
 
     Attributes:
-        core: httpcore's connection.
-        stream: What it speaks over.
         shared: Whether it carries several requests at a time (HTTP/2).
         active: Requests on it now.
         served: Requests that it has carried before.
@@ -50,12 +46,10 @@ class Connection:
         retired: Takes no further requests, and is closed after those that it has (HTTP/2).
     """
 
-    __slots__ = ("active", "core", "idle_since", "retired", "served", "shared", "stream")
+    __slots__ = ("active", "idle_since", "retired", "served", "shared")
 
-    def __init__(self, core: Core, stream: CountedStream) -> None:
-        self.core = core
-        self.stream = stream
-        self.shared = isinstance(core, HTTP2Connection)
+    def __init__(self, shared: bool) -> None:
+        self.shared = shared
         self.active = 1
         self.served = 0
         self.idle_since = 0.0
@@ -63,27 +57,35 @@ class Connection:
 
     def __repr__(self) -> str:
         protocol = "HTTP/2" if self.shared else "HTTP/1.1"
-        return f"<Connection {protocol}, {self.active} active, {self.served} served>"
+        return f"<{type(self).__name__} {protocol}, {self.active} active, {self.served} served>"
 
     @property
+    @abstractmethod
     def reusable(self) -> bool:
-        """Whether another request may follow (HTTP/1.1), after one that has been closed.
+        """Whether another request may follow (HTTP/1.1), after one that has been closed."""
 
-        Bytes behind a complete response stay in h11's buffer, or in one of those between it and the socket, and would
-        answer the *next* request. (Those still in the kernel are found when the connection is taken.)
-        """
-        core = self.core
-        if not core.is_idle():
-            return False
-        assert isinstance(core, httpcore.AsyncHTTP11Connection)
-        return not core._h11_state.trailing_data[0] and not self.stream.holds_bytes
+    @property
+    @abstractmethod
+    def dead(self) -> bool:
+        """Whether an idle one (HTTP/1.1) has been closed by the other side, or has bytes that nobody asked for."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether an idle one (HTTP/2) can still carry requests."""
+        return True
 
     @property
     def room(self) -> bool:
         """Whether another stream may start (HTTP/2)."""
-        core = self.core
-        assert isinstance(core, HTTP2Connection)
-        return not self.retired and core.is_available() and self.active < core.stream_limit
+        return False
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the socket, whatever is under way."""
+
+    @abstractmethod
+    def cut(self, reason: str) -> None:
+        """A drain is about to close it: those on it get a `DrainTimeout` that says `reason`."""
 
 
 Taken: TypeAlias = "Connection | Literal[_Right.OPEN]"
@@ -126,6 +128,18 @@ class Connections:
 
     # Taking
 
+    def at_once(self) -> Connection | None:
+        """What `take` would give without giving way to the event loop: an idle connection, if there is one."""
+        idle = self._idle
+        if not idle or self._waiters or self._abandoned:
+            return None
+        connection = idle[-1]
+        if connection.idle_since < self._latest() or connection.dead:
+            return None  # to be closed, which takes a moment
+        idle.pop()
+        connection.active = 1
+        return connection
+
     async def take(self, timeout: float | None) -> Taken:
         """A connection, or OPEN: the right (and the duty) to open one.
 
@@ -165,9 +179,10 @@ class Connections:
     def _next(self, stale: list[Connection]) -> Taken | None:
         """What can be had at once; None when the limit is reached. The dead and the expired go to `stale`."""
         idle = self._idle
+        latest = self._latest() if idle else 0.0
         while idle:
             connection = idle.pop()
-            if not connection.core.has_expired():
+            if connection.idle_since >= latest and not connection.dead:
                 connection.active = 1
                 return connection
             self._forget(connection)
@@ -187,13 +202,14 @@ class Connections:
             return OPEN
         return None
 
-    def _drop_dead_shared(self) -> list[Connection]:
-        # Not httpcore's `has_expired`: cancelled at one of its locks, a connection never knows that it is idle.
+    def _latest(self) -> float:
+        """What became idle before that has expired."""
         expiry = self.connect.keepalive_expiry
-        latest = -math.inf if expiry is None else time.monotonic() - expiry
-        dead = [
-            c for c in self._shared if not c.active and (not c.core.is_available() or c.idle_since < latest)
-        ]
+        return -math.inf if expiry is None else time.monotonic() - expiry
+
+    def _drop_dead_shared(self) -> list[Connection]:
+        latest = self._latest()
+        dead = [c for c in self._shared if not c.active and (not c.alive or c.idle_since < latest)]
         for connection in dead:
             self._forget(connection)
         return dead
@@ -202,11 +218,11 @@ class Connections:
         """Close what was found dead on the way; when cancelled meanwhile, close them all the same."""
         try:
             for connection in stale:
-                await connection.core.aclose()
+                await connection.aclose()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for connection in stale:
-                    await connection.core.aclose()
+                    await connection.aclose()
                 if got is not None:
                     await self.give_back(got)
             raise
@@ -221,7 +237,7 @@ class Connections:
 
     # Opening
 
-    def opened(self, core: Core, stream: CountedStream) -> Connection:
+    def opened(self, connection: Connection) -> None:
         """The right to open was used.
 
         Raises:
@@ -230,14 +246,12 @@ class Connections:
         if self._ended:
             raise httpcore.ConnectError(f"the connections to {self.name} were closed")
         self._opening -= 1
-        connection = Connection(core, stream)
         self._all.add(connection)
         if connection.shared:
             self._shared.append(connection)
         self._expects_http2 = connection.shared  # who does not speak it is not waited for to see again
         self._gathers = True
         self._wake(self._abandoned)
-        return connection
 
     # Giving back
 
@@ -247,7 +261,7 @@ class Connections:
         if doomed:
             with anyio.CancelScope(shield=True):
                 for connection in doomed:
-                    await connection.core.aclose()
+                    await connection.aclose()
 
     def _put(self, taken: Taken) -> list[Connection]:
         doomed: list[Connection] = []
@@ -260,13 +274,13 @@ class Connections:
             taken.served += 1
             if not taken.active:
                 taken.idle_since = time.monotonic()
-                if self.closed or taken.retired or not taken.core.is_available():
+                if self.closed or taken.retired or not taken.alive:
                     self._forget(taken)
                     doomed.append(taken)
         elif taken.reusable and not self.closed and taken in self._all:
             taken.served += 1
             taken.active = 0
-            if self._waiters and not taken.core.has_expired():
+            if self._waiters and not taken.dead:
                 waiter, _ = self._waiters.popitem(last=False)
                 taken.active = 1
                 waiter.got = taken
@@ -339,13 +353,13 @@ class Connections:
             self._forget(connection)
         with anyio.CancelScope(shield=True):
             for connection in doomed:
-                await connection.core.aclose()
+                await connection.aclose()
 
     async def cut(self, reason: str) -> int:
         """Close every connection; those in use get a `DrainTimeout` that says `reason`. How many were in use."""
         in_use = [connection for connection in self._all if connection.active]
         for connection in in_use:
-            connection.stream.cut = reason
+            connection.cut(reason)
         count = sum(connection.active for connection in in_use)
         await self.aclose()
         return count
@@ -359,4 +373,4 @@ class Connections:
             self._forget(connection)
         with anyio.CancelScope(shield=True):
             for connection in doomed:
-                await connection.core.aclose()
+                await connection.aclose()

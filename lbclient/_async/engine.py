@@ -14,9 +14,10 @@ import anyio
 import httpcore
 import httpx
 
-from lbclient._async.connections import OPEN, Connection, Connections, Core
+from lbclient._async.connections import OPEN, Connections
 from lbclient._async.errors import as_httpx
 from lbclient._async.http2 import GoingAway, HTTP2Connection, NotProcessed
+from lbclient._async.httpcore_connection import HttpcoreConnection
 from lbclient._async.network import open_stream
 from lbclient._async.retarget import Target
 from lbclient._async.streams import Lease
@@ -124,8 +125,8 @@ class Engine(Protocol):
         ...
 
 
-class HttpcoreEngine:
-    """Speaks HTTP/1.1 and HTTP/2 through httpcore's public connection classes, over connections of our own.
+class PooledEngine:
+    """The connections of every backend, whatever speaks over them.
 
     Args:
         connect: Limits and protocols.
@@ -153,6 +154,30 @@ class HttpcoreEngine:
         self._backends[backend.url] = (backend, target, connections)
         return target, connections
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """See `Engine`."""
+        return {url: connections.counts() for url, (_, _, connections) in self._backends.items()}
+
+    async def keep(self, urls: frozenset[str]) -> None:
+        """See `Engine`."""
+        for url in [url for url in self._backends if url not in urls]:
+            _, _, connections = self._backends.pop(url)
+            await connections.close_idle()
+
+    async def cut(self, url: str, reason: str) -> int:
+        """See `Engine`."""
+        known = self._backends.pop(url, None)
+        return 0 if known is None else await known[2].cut(reason)
+
+    async def aclose(self) -> None:
+        """See `Engine`."""
+        for _, _, connections in self._backends.values():
+            await connections.aclose()
+
+
+class HttpcoreEngine(PooledEngine):
+    """Speaks HTTP/1.1 and HTTP/2 through httpcore's public connection classes."""
+
     async def send(
         self,
         backend: Backend,
@@ -171,14 +196,15 @@ class HttpcoreEngine:
                 taken = await connections.take(timeouts.get("pool"))
             except Exception as exc:
                 raise as_httpx(exc) from exc
-            connection: Connection | None = None
+            connection: HttpcoreConnection | None = None
             written = received = 0
             try:
-                connection = (
-                    await self._open(connections, target, request, progress.connect_timeout(timeouts))
-                    if taken is OPEN
-                    else taken
-                )
+                if taken is OPEN:
+                    within = progress.connect_timeout(timeouts)
+                    connection = await self._open(connections, target, request, within)
+                else:
+                    assert isinstance(taken, HttpcoreConnection)
+                    connection = taken
                 if progress.claim is not None:
                     progress.claim()
                 written, received = connection.stream.written, connection.stream.received
@@ -219,7 +245,7 @@ class HttpcoreEngine:
         target: Target,
         request: httpx.Request,
         timeout: float | None,
-    ) -> Connection:
+    ) -> HttpcoreConnection:
         """Use the right to open a connection; whatever happens, the right is spent."""
         connect = self._connect
         deadline = None if timeout is None else anyio.current_time() + timeout
@@ -238,39 +264,21 @@ class HttpcoreEngine:
             raise
         tls = stream.get_extra_info("ssl_object") if target.secure else None
         http2 = (tls is not None and tls.selected_alpn_protocol() == "h2") or not connect.http1
-        core: Core
+        core: httpcore.AsyncHTTP11Connection | HTTP2Connection
         try:
             if http2:
                 core = shared = HTTP2Connection(target.origin, stream, connect.keepalive_expiry)
                 await shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
             else:
                 core = httpcore.AsyncHTTP11Connection(target.origin, stream, connect.keepalive_expiry)
-            return connections.opened(core, stream)
+            connection = HttpcoreConnection(core, stream)
+            connections.opened(connection)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
             await connections.give_back(OPEN)
             raise
-
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """See `Engine`."""
-        return {url: connections.counts() for url, (_, _, connections) in self._backends.items()}
-
-    async def keep(self, urls: frozenset[str]) -> None:
-        """See `Engine`."""
-        for url in [url for url in self._backends if url not in urls]:
-            _, _, connections = self._backends.pop(url)
-            await connections.close_idle()
-
-    async def cut(self, url: str, reason: str) -> int:
-        """See `Engine`."""
-        known = self._backends.pop(url, None)
-        return 0 if known is None else await known[2].cut(reason)
-
-    async def aclose(self) -> None:
-        """See `Engine`."""
-        for _, _, connections in self._backends.values():
-            await connections.aclose()
+        return connection
 
 
 class InnerEngine:
@@ -331,7 +339,7 @@ class InnerEngine:
         """See `Engine`: the balanced transport closes them, once for all loops."""
 
 
-async def _drop(connections: Connections, connection: Connection | None) -> None:
+async def _drop(connections: Connections, connection: HttpcoreConnection | None) -> None:
     """After a failed or cancelled attempt.
 
     httpcore does not always close: cancelled at its state lock, the connection stays new, neither closed nor idle, with
@@ -341,7 +349,7 @@ async def _drop(connections: Connections, connection: Connection | None) -> None
         return  # it never came to be, and the right to open it has been given back
     if not connection.shared and not connection.core.is_idle():
         with anyio.CancelScope(shield=True):
-            await connection.core.aclose()
+            await connection.aclose()
     await connections.give_back(connection)
 
 

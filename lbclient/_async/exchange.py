@@ -184,7 +184,9 @@ class Exchange:
             ending = ending_of(exc, progress)
             if ending in _TIMEOUTS and plan.hurried(ticket):
                 ending = Ending.HURRIED
-            error = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+            error = ""  # a cancellation says nothing of its own
+            if isinstance(exc, Exception):
+                error = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
             outcome = Outcome(ending, None, progress.unsent, None, error, elapsed)
             plan.observe(ticket, outcome)
             if progress.beaten == "a later one":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
@@ -15,6 +16,7 @@ from lbclient._async.background import BackgroundTask, BackgroundThread
 from lbclient._async.elsewhere import in_every_loop
 from lbclient._async.engine import Engine, HttpcoreEngine, InnerEngine
 from lbclient._async.loops import Loop, is_over, running_loop
+from lbclient._async.native import NativeEngine
 from lbclient._async.prober import InnerProbe, NetworkProbe, probe_pool
 from lbclient.core.backend import Backend
 from lbclient.core.pool import Pool
@@ -65,7 +67,7 @@ class PoolIO:
         if self._inner is not None:
             engine = InnerEngine(self._inner, self.pool.preserve_host)
         else:
-            engine = HttpcoreEngine(self.pool.connect, self.pool.preserve_host, self.ssl_context)
+            engine = self._engine_class()(self.pool.connect, self.pool.preserve_host, self.ssl_context)
         with self._lock:
             for known in [known for known in self._engines if is_over(known)]:
                 del self._engines[known]  # its connections went with it
@@ -75,6 +77,19 @@ class PoolIO:
     def _engines_by_loop(self) -> dict[Loop, Engine]:
         with self._lock:
             return dict(self._engines)
+
+    def _engine_class(self) -> type[NativeEngine | HttpcoreEngine]:
+        """The fastest that can do what is asked for."""
+        connect = self.pool.connect
+        wanted = connect.engine
+        on_asyncio = isinstance(running_loop(), asyncio.AbstractEventLoop)
+        if wanted == "native" and not on_asyncio:
+            raise RuntimeError(
+                f"pool {self.pool.name!r} has engine='native', which runs on asyncio only; write 'auto' or 'httpcore'"
+            )
+        if wanted == "httpcore" or connect.http2 or not on_asyncio:
+            return HttpcoreEngine
+        return NativeEngine
 
     def ssl_context(self) -> ssl.SSLContext:
         """The pool's one context: building one costs tens of milliseconds."""

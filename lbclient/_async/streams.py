@@ -35,7 +35,7 @@ class Lease:
         """The connection cannot be trusted any more: close it, unless others share it."""
         if not self.connection.shared:
             with anyio.CancelScope(shield=True):
-                await self.connection.core.aclose()
+                await self.connection.aclose()
         await self.connections.give_back(self.connection)
 
     def abandon(self) -> None:

@@ -197,9 +197,8 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             io.probe_in_a_thread()
         engine = await io.engine()  # before the pick: from there to `engine.send` nothing may come in between
         plan = io.pool.attempts(facts, now)
-        for name in (*routed.strip, plan.strip):
-            if name is not None:
-                headers = without_cookie(headers, name)
+        for name in routed.strip:
+            headers = without_cookie(headers, name)
         exchange = Exchange(plan, request, headers, lambda: self._closed)
         ticket, answer = await exchange.carry_out(engine, await exchange.first())
         new = [header for header in (routed.set_cookie, plan.answer(answer.headers)) if header is not None]

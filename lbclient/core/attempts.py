@@ -281,11 +281,6 @@ class Attempts:
 
     # What to tell the client
 
-    @property
-    def strip(self) -> str | None:
-        """The cookie that is between client and balancer, and not sent on."""
-        return None if self.pool.affinity is None else self.pool.affinity.strip
-
     def answer(self, headers: Sequence[Header]) -> Header | None:
         """What to add to the response, so that the client keeps to the backend that sent it."""
         affinity = self.pool.affinity

@@ -34,7 +34,8 @@ class Connect:
             well: the first that takes a connection gets the request ("happy eyeballs", RFC 8305). None: never.
         local_address: The address to connect from.
         socket_options: For `socket.setsockopt`.
-        engine: "httpcore"; "auto" takes the fastest that is there.
+        engine: "native" is our own HTTP/1.1 on asyncio and uvloop; "httpcore" also speaks HTTP/2, and runs on trio;
+            "auto" is native wherever that can do what is asked for.
 
     Raises:
         ValueError, TypeError: A value is out of its range.
@@ -67,7 +68,7 @@ class Connect:
             check_number("start_next_after", self.start_next_after, above=0)
         if self.engine not in get_args(Engine):
             raise ValueError(f"engine is {self.engine!r}; write one of {', '.join(get_args(Engine))}")
-        if self.engine == "native":
+        if self.engine == "native" and self.http2:
             raise ValueError(
-                "engine is 'native', which this version does not have; write 'auto' or 'httpcore'"
+                "engine is 'native', which speaks HTTP/1.1 only, and http2 is True; write engine='auto' or http2=False"
             )

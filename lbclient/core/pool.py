@@ -204,7 +204,8 @@ class Pool(Membership):
                 if state is not None:
                     ticket = self._take(snapshot, state, now, getattr(snapshot.picker, "drawn", None))
                 else:  # the number that decided, if there was one, is not one for all candidates: it replays nothing
-                    ticket = self._take(snapshot, self._pick_among(snapshot, key, exclude, place), now, None)
+                    state = self._pick_among(snapshot, key, exclude, place)
+                    ticket = self._take(snapshot, state, now, None)
         finally:  # also when nobody is left: time may have changed something
             if self._news:
                 self._news.tell()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias, cast
 
+from lbclient.core.affinity import CookieAffinity
 from lbclient.core.facts import Facts
 from lbclient.core.patterns import (
     Pattern,
@@ -128,8 +129,8 @@ class Router:
         default: Who serves what no route takes.
 
     Raises:
-        ValueError: There is nothing to route to; a route is never reached; or two pools, or the cookies of two splits,
-            have the same name.
+        ValueError: There is nothing to route to; a route is never reached; or two pools, or the cookies of two splits
+            or pools, have the same name.
         TypeError: Something is no route, or no pool.
     """
 
@@ -149,7 +150,7 @@ class Router:
         targets += [] if default is None else [default]
         self.pools: tuple[Pool, ...] = _distinct_pools(targets)
         _check_reached(self.routes)
-        self._strip = _cookies_of(targets)
+        self._strip = _cookies_of(targets, self.pools)
         self._by_name = {pool.name: Routed(pool, strip=self._strip) for pool in self.pools}
         self._answers = tuple((route._takes, self._answer(route.to)) for route in self.routes)
         self._otherwise = None if default is None else self._answer(default)
@@ -186,7 +187,7 @@ class Router:
             raise NoRoute(self._why_not(facts))
         if isinstance(found, Split):
             routed = found.pick(facts, now)
-            # a client sends the cookies of all splits, whichever serves it
+            # a client sends the cookies of all splits and pools, whichever serves it
             return routed if routed.strip == self._strip else routed._replace(strip=self._strip)
         return found
 
@@ -220,18 +221,45 @@ def _distinct_pools(targets: Iterable[Pool | Split]) -> tuple[Pool, ...]:
     return tuple(by_name.values())
 
 
-def _cookies_of(targets: Iterable[Pool | Split]) -> tuple[str, ...]:
-    """The cookies of all sticky splits; a name is one split's, or each would replace what the other has set."""
-    by_cookie: dict[str, Split] = {}
+def _cookies_of(targets: Iterable[Pool | Split], pools: Iterable[Pool]) -> tuple[str, ...]:
+    """The cookies of all sticky splits and pools; a name is one's own, or each would replace what the other has set.
+
+    Two pools may share a name where no request belongs to the paths of both.
+    """
+    split_of: dict[str, Split] = {}
     for target in targets:
         if isinstance(target, Split):
             for cookie in target.strip:
-                if by_cookie.setdefault(cookie, target) is not target:
+                if split_of.setdefault(cookie, target) is not target:
                     raise ValueError(
                         f"two splits of a router keep their clients by the cookie {cookie!r} "
-                        f"({by_cookie[cookie]!r} and {target!r}); give each Split(...) a cookie= of its own"
+                        f"({split_of[cookie]!r} and {target!r}); give each Split(...) a cookie= of its own"
                     )
-    return tuple(by_cookie)
+    ties: list[tuple[str, str, Pool]] = []
+    for pool in pools:
+        own = None if pool.affinity is None else pool.affinity.strip
+        if own is None:
+            continue
+        path = pool.affinity.path if isinstance(pool.affinity, CookieAffinity) else "/"
+        if own in split_of:
+            raise ValueError(
+                f"pool {pool.name!r} and a split of the router keep their clients by the cookie {own!r}; "
+                f"give CookieAffinity(...) a name= of its own"
+            )
+        for before, its_path, other in ties:
+            if before == own and _overlap(its_path, path):
+                raise ValueError(
+                    f"pools {other.name!r} and {pool.name!r} of a router keep their clients by the cookie {own!r}; "
+                    f"give each CookieAffinity(...) a name= of its own"
+                )
+        ties.append((own, path, pool))
+    return tuple(dict.fromkeys([*split_of, *(cookie for cookie, _, _ in ties)]))
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether a client sends cookies of both paths with some request (RFC 6265, 5.1.4)."""
+    one, other = (path if path.endswith("/") else f"{path}/" for path in (one, other))
+    return one.startswith(other) or other.startswith(one)
 
 
 def _check_reached(routes: tuple[Route, ...]) -> None:

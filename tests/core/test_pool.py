@@ -492,7 +492,7 @@ def test_bad_input_is_refused_with_what_to_write(
         ({"connect_timeout": 0}, ValueError, "connect_timeout is 0; write a number above 0"),
         ({"connect_timeout": None}, TypeError, "connect_timeout is None; write a number above 0"),
         ({"engine": "warp"}, ValueError, "engine is 'warp'; write one of auto, native, httpcore"),
-        ({"engine": "native"}, ValueError, "which this version does not have"),
+        ({"engine": "native", "http2": True}, ValueError, "'native', which speaks HTTP/1.1 only"),
     ],
 )
 def test_connection_options_out_of_range_are_refused(

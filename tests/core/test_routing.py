@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbclient import Facts, Pool
+from lbclient import CookieAffinity, Facts, Pool
 from lbclient.core.routing import NoRoute, Route, Router
 from lbclient.core.split import Routed, Split
 
@@ -527,6 +527,28 @@ def test_two_splits_cannot_keep_clients_by_one_cookie() -> None:
     with pytest.raises(ValueError, match=r"two splits .* cookie 'LBCLIENT-SPLIT'.*a cookie= of its own"):
         Router([Route(path="/api/*", to=splits[0])], default=splits[1])
     Router([Route(path="/api/*", to=splits[0])], default=splits[0])
+
+
+def tied(pool: str, **cookie: Any) -> Pool:
+    return Pool(["http://a:1"], name=pool, affinity=CookieAffinity(**cookie))
+
+
+def test_two_pools_cannot_keep_clients_by_one_cookie() -> None:
+    with pytest.raises(ValueError, match=r"pools 'one' and 'two' .* cookie 'LBCLIENT'.*a name= of its own"):
+        Router([Route(path="/api/*", to=tied("one"))], default=tied("two"))
+    with pytest.raises(ValueError, match=r"pools 'one' and 'two'"):
+        Router([Route(path="/api/*", to=tied("one", path="/api"))], default=tied("two"))
+    split = Split({API: 1}, sticky=True, cookie="LBCLIENT")
+    with pytest.raises(ValueError, match=r"pool 'one' and a split .* cookie 'LBCLIENT'"):
+        Router([Route(path="/api/*", to=tied("one"))], default=split)
+
+
+def test_cookies_of_every_pool_are_kept_from_whichever_serves() -> None:
+    one, two = tied("one", path="/api"), tied("two", path="/apis")
+    router = Router(
+        [Route(path="/api/*", to=one), Route(path="/apis/*", to=two)], default=tied("three", name="C")
+    )
+    assert router.route(at("/api/1")).strip == router.route(at("/")).strip == ("LBCLIENT", "C")
 
 
 # Construction

@@ -173,7 +173,7 @@ def test_without_an_affinity_nothing_is_sticky() -> None:
     plan = pool.attempts(Facts())
     ticket = plan.first()
     plan.observe(ticket, Outcome(status=200))
-    assert (plan.is_tied(ticket), plan.strip, plan.answer([])) == (False, None, None)
+    assert (plan.is_tied(ticket), plan.answer([])) == (False, None)
 
 
 @pytest.mark.parametrize("affinity", ["cookie", CookieAffinity, 7])

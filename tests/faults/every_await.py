@@ -10,8 +10,9 @@ import anyio
 
 from lbclient import AsyncBalancedTransport
 from lbclient._async.connections import Connections
-from lbclient._async.engine import HttpcoreEngine
+from lbclient._async.engine import PooledEngine
 from lbclient._async.http2 import HTTP2Connection
+from lbclient._async.httpcore_connection import HttpcoreConnection
 
 _T = TypeVar("_T")
 
@@ -61,7 +62,7 @@ def books(transport: AsyncBalancedTransport) -> list[Connections]:
     """The connections of every backend, in every loop."""
     found: list[Connections] = []
     for engine in (engine for io in transport._ios.values() for engine in io._engines.values()):
-        assert isinstance(engine, HttpcoreEngine)
+        assert isinstance(engine, PooledEngine)
         found += [connections for _, _, connections in engine._backends.values()]
     return found
 
@@ -80,10 +81,11 @@ def opened(transport: AsyncBalancedTransport) -> int:
     return sum(opened for opened, _ in transport.connections().values())
 
 
-def streams(core: object) -> int:
+def streams(connection: object) -> int:
     """Those that an HTTP/2 connection still remembers."""
-    assert isinstance(core, HTTP2Connection)
-    return len(core._events)
+    assert isinstance(connection, HttpcoreConnection)
+    assert isinstance(connection.core, HTTP2Connection)
+    return len(connection.core._events)
 
 
 def balance(transport: AsyncBalancedTransport) -> dict[str, int]:
@@ -94,6 +96,6 @@ def balance(transport: AsyncBalancedTransport) -> dict[str, int]:
         "waiting": sum(len(each._waiters) for each in books(transport)),
         "opening": sum(each._opening for each in books(transport)),
         "to be closed": sum(len(each._abandoned) for each in books(transport)),
-        "streams": sum(streams(each.core) for book in books(transport) for each in book._shared),
+        "streams": sum(streams(each) for book in books(transport) for each in book._shared),
         "not counted": sum(abs(each._slots - len(each._all)) for each in books(transport)),
     }

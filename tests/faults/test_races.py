@@ -9,7 +9,8 @@ import anyio.lowlevel
 import httpcore
 
 from lbclient import Connect
-from lbclient._async.connections import OPEN, Connection, Connections
+from lbclient._async.connections import OPEN, Connections
+from lbclient._async.httpcore_connection import HttpcoreConnection
 from lbclient._async.network import CountedStream
 
 
@@ -28,12 +29,14 @@ class Still(httpcore.AsyncNetworkStream):
         return self._readable if info == "is_readable" else None
 
 
-async def taken(connections: Connections, readable: bool = False) -> Connection:
+async def taken(connections: Connections, readable: bool = False) -> HttpcoreConnection:
     """A connection in use, that may be used again."""
     assert await connections.take(None) is OPEN
     core = httpcore.AsyncHTTP11Connection(httpcore.Origin(b"http", b"a", 1), Still(readable))
     core._state = type(core._state).IDLE
-    return connections.opened(core, cast(CountedStream, Still()))
+    connection = HttpcoreConnection(core, cast(CountedStream, Still()))
+    connections.opened(connection)
+    return connection
 
 
 async def cancelled_when_granted(connections: Connections, held: Any) -> list[object]:
@@ -80,7 +83,7 @@ async def test_cancelled_in_the_tick_of_its_grant_a_waiter_passes_the_right_to_o
 async def test_what_comes_free_while_the_dead_are_closed_is_not_missed() -> None:
     """`take` closes abandoned connections before it waits. One given back meanwhile finds nobody in line."""
     connections = Connections("http://a:1", Connect(max_connections=1))
-    abandoned = Connection(
+    abandoned = HttpcoreConnection(
         httpcore.AsyncHTTP11Connection(httpcore.Origin(b"http", b"a", 1), Still()),
         cast(CountedStream, Still()),
     )
@@ -92,7 +95,7 @@ async def test_what_comes_free_while_the_dead_are_closed_is_not_missed() -> None
         await go_on.wait()
 
     cast(Any, abandoned.core).aclose = aclose
-    used = Connection(
+    used = HttpcoreConnection(
         httpcore.AsyncHTTP11Connection(httpcore.Origin(b"http", b"a", 1), Still()),
         cast(CountedStream, Still()),
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -27,6 +28,7 @@ class State:
     def reset(self) -> None:
         self.health = 200
         self.count = 0
+        self.payments: Counter[str] = Counter()
 
 
 state = State()
@@ -54,7 +56,7 @@ async def http(scope: Scope, receive: Receive, send: Send) -> None:
     path: str = scope["path"]
     query = {key: values[-1] for key, values in parse_qs(scope["query_string"].decode()).items()}
     kind, _, rest = path.lstrip("/").partition("/")
-    if kind not in ("health", "count", "reset"):
+    if kind not in ("health", "count", "payments", "reset"):
         state.count += 1
 
     if kind == "whoami":
@@ -84,6 +86,12 @@ async def http(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"set", headers=[(b"set-cookie", cookie.encode()) for cookie in cookies])
     elif kind == "count":
         await respond_json(send, {"server": NAME, "count": state.count})
+    elif kind == "pay":
+        await drain(receive)
+        state.payments[rest] += 1
+        await respond(send, b"", status=204, length=False)
+    elif kind == "payments":
+        await respond_json(send, dict(state.payments))
     elif kind == "reset":
         state.reset()
         await respond(send, b"reset", content_type=b"text/plain")

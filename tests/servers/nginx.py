@@ -1,11 +1,12 @@
-"""The configuration of the tests' nginx: one process, one directory, no upstreams."""
+"""The configuration of the tests' nginx: a master and one worker, one directory; answers by itself, or passes on."""
 
+import os
 from pathlib import Path
 
 CONFIGURATION = """\
 daemon off;
-master_process off;
 worker_processes 1;
+{user}
 pid {directory}/nginx.pid;
 error_log stderr warn;
 events {{ worker_connections 1024; }}
@@ -18,7 +19,7 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    keepalive_timeout {keep_alive}s;
+    keepalive_timeout {keep_alive_ms}ms;
     keepalive_requests 1000000;
     server {{
         listen {listen};
@@ -32,13 +33,13 @@ http {{
         location = /status/503 {{ return 503 "503"; }}
         location = /redirect {{ return 302 $arg_to; }}
         location = /file {{ alias {directory}/file; }}
-        location / {{
-            default_type application/json;
-            return 200 '{{"server": "{name}", "path": "$uri"}}';
-        }}
+        location / {{ {otherwise} }}
     }}
 }}
 """
+
+_ITSELF = """default_type application/json; return 200 '{{"server": "{name}", "path": "$uri"}}';"""
+_PASSED_ON = "proxy_http_version 1.1; proxy_pass http://{upstream};"
 
 FILE_BYTES = 1 << 20
 """The size of what `GET /file` answers, for bodies larger than any buffer."""
@@ -55,6 +56,7 @@ def write_configuration(
     cert: str | None,
     key: str | None,
     http2: bool,
+    upstream: str | None,
 ) -> Path:
     """Write nginx.conf and the file it serves into `directory`; return the configuration's path."""
     listen = f"unix:{uds}" if uds else f"{host}:{port}"
@@ -68,7 +70,13 @@ def write_configuration(
     path = directory / "nginx.conf"
     path.write_text(
         CONFIGURATION.format(
-            directory=directory, name=name, listen=listen, tls=tls, keep_alive=format(keep_alive, "g")
+            directory=directory,
+            name=name,
+            listen=listen,
+            tls=tls,
+            keep_alive_ms=round(keep_alive * 1000),
+            otherwise=(_ITSELF if upstream is None else _PASSED_ON).format(name=name, upstream=upstream),
+            user="user root;" if os.geteuid() == 0 else "",  # or the worker could not read its directory
         )
     )
     return path

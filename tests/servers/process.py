@@ -9,40 +9,24 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Self
 
-from tests.servers.nginx import write_configuration
+from tests.servers.commands import CertFiles, Kind, Setup, command
 from tests.servers.ports import free_port
-
-Kind = Literal["uvicorn", "hypercorn", "hypercorn-trio", "granian", "nginx"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 READY_WITHIN = 20.0
 STOP_WITHIN = 5.0
+RELOADS: dict[Kind, signal.Signals] = {"nginx": signal.SIGHUP, "haproxy": signal.SIGUSR2}
+"""Who can reload without losing a request, and the signal to its master process."""
 ROOT = Path(__file__).resolve().parents[2]
 
 _running: "weakref.WeakSet[Server]" = weakref.WeakSet()
-
-
-@dataclass(frozen=True, slots=True)
-class CertFiles:
-    """A server's certificate chain and its key (PKCS#8), as PEM files."""
-
-    cert: str
-    key: str
-
-
-def available(kind: Kind) -> bool:
-    """Whether this kind of server is installed."""
-    return kind != "nginx" or _nginx() is not None
 
 
 def start(
@@ -55,20 +39,22 @@ def start(
     keep_alive: float = 60.0,
     tls: CertFiles | None = None,
     http2: bool = False,
+    upstream: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> "Server":
     """Start a server and return when it answers.
 
     Args:
-        kind: which server; nginx ignores `app` and answers by itself, see `tests/servers/nginx.py`.
+        kind: which server; nginx and haproxy ignore `app` and answer by themselves, see `tests/servers/nginx.py`.
         app: the ASGI application, as `module:attribute`.
         name: what `/` and `/whoami` answer; the kind and the port when left out.
         port: 0 takes a free one.
         uds: listen on this Unix socket instead of a port.
         keep_alive: seconds an idle connection is kept (granian has no such limit and ignores it).
         tls: serve https with these files.
-        http2: nginx: HTTP/2 (over TLS by ALPN; without TLS nginx then speaks *only* HTTP/2).
+        http2: nginx, haproxy: HTTP/2 (over TLS by ALPN; without TLS they then speak *only* HTTP/2).
             hypercorn and granian always offer it; uvicorn cannot.
+        upstream: nginx, haproxy: the URL of a server to which they pass what they do not answer by themselves.
         env: more environment variables.
     """
     server = Server(
@@ -80,6 +66,7 @@ def start(
         keep_alive=keep_alive,
         tls=tls,
         http2=http2,
+        upstream=upstream,
         env=env or {},
     )
     for attempt in range(3):
@@ -112,6 +99,7 @@ class Server:
         keep_alive: float,
         tls: CertFiles | None,
         http2: bool,
+        upstream: str | None,
         env: Mapping[str, str],
     ) -> None:
         self.kind = kind
@@ -123,6 +111,7 @@ class Server:
         self._keep_alive = keep_alive
         self._tls = tls
         self._http2 = http2
+        self._upstream = upstream
         self._env = dict(env)
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = Path(tempfile.mkdtemp(prefix="lbclient-test-"))
@@ -200,6 +189,22 @@ class Server:
         self._signal(signal.SIGCONT)
         self._suspended = False
 
+    def reload(self) -> None:
+        """nginx, haproxy: a new worker takes over; the old one finishes what it has and closes what is idle.
+
+        Returns when the new one is there.
+        """
+        before = self._children()
+        os.kill(self.pid, RELOADS[self.kind])
+        deadline = time.monotonic() + READY_WITHIN
+        while not self._children() - before:
+            if not self.running or time.monotonic() > deadline:
+                raise ServerDied(f"{self.kind} did not reload:\n{self.log()}")
+            time.sleep(0.005)
+
+    def _children(self) -> set[str]:
+        return set(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+
     def restart(self) -> None:
         """Kill it if it lives, then start again on the same port."""
         if self.running:
@@ -212,11 +217,11 @@ class Server:
             self.resume()
         if not self.running:
             self.start()
-        if self.kind != "nginx":
+        if self.kind not in RELOADS:
             self._ask("POST", "/reset")
 
     def count(self) -> int:
-        """How many requests the application has served (not nginx); this one and `/health` do not count."""
+        """How many requests the application has served (not nginx or haproxy); `/health` and this do not count."""
         _, body = self._ask("GET", "/count")
         return int(json.loads(body)["count"])
 
@@ -234,51 +239,21 @@ class Server:
         self.close()
 
     def _command(self) -> list[str]:
-        tls = self._tls
-        python = [sys.executable, "-W", "ignore", "-m"]
-        if self.kind == "uvicorn":
-            command = [*python, "uvicorn", self._app, "--log-level", "warning", "--no-access-log"]
-            command += ["--uds", self.uds] if self.uds else ["--host", self.host, "--port", str(self.port)]
-            command += ["--timeout-keep-alive", format(self._keep_alive, ".0f"), "--ws", "wsproto"]
-            command += ["--timeout-graceful-shutdown", "2"]
-            if tls:
-                command += ["--ssl-certfile", tls.cert, "--ssl-keyfile", tls.key]
-            return command
-        if self.kind in ("hypercorn", "hypercorn-trio"):
-            command = [*python, "hypercorn", self._app, "--log-level", "warning", "--graceful-timeout", "1"]
-            command += ["--bind", f"unix:{self.uds}" if self.uds else f"{self.host}:{self.port}"]
-            command += ["--keep-alive", format(self._keep_alive, ".0f"), "--workers", "1"]
-            command += ["--worker-class", "trio" if self.kind == "hypercorn-trio" else "asyncio"]
-            # By default it says GOAWAY on an HTTP/2 connection after 1,000 requests, and from then on answers nobody
-            # on it, not even those whose answers it has begun.
-            configuration = self._directory / "hypercorn.toml"
-            configuration.write_text("keep_alive_max_requests = 1000000000\n")
-            command += ["--config", str(configuration)]
-            if tls:
-                command += ["--certfile", tls.cert, "--keyfile", tls.key]
-            return command
-        if self.kind == "granian":
-            command = [*python, "granian", self._app, "--interface", "asgi", "--workers", "1"]
-            command += ["--uds", self.uds] if self.uds else ["--host", self.host, "--port", str(self.port)]
-            command += ["--log-level", "warning", "--no-access-log", "--workers-kill-timeout", "2"]
-            if tls:
-                command += ["--ssl-certificate", tls.cert, "--ssl-keyfile", tls.key]
-            return command
-        program = _nginx()
-        if program is None:
-            raise FileNotFoundError("nginx is not installed")
-        configuration = write_configuration(
-            self._directory,
-            name=self.name,
-            host=self.host,
-            port=self.port,
-            uds=self.uds,
-            keep_alive=self._keep_alive,
-            cert=tls.cert if tls else None,
-            key=tls.key if tls else None,
-            http2=self._http2,
+        return command(
+            Setup(
+                kind=self.kind,
+                app=self._app,
+                name=self.name,
+                host=self.host,
+                port=self.port,
+                uds=self.uds,
+                keep_alive=self._keep_alive,
+                tls=self._tls,
+                http2=self._http2,
+                upstream=self._upstream,
+                directory=self._directory,
+            )
         )
-        return [program, "-p", str(self._directory), "-c", str(configuration), "-e", "stderr"]
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN
@@ -316,6 +291,11 @@ class Server:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context.wrap_socket(connection)  # closes the socket when the handshake fails
+
+    def payments(self) -> dict[str, int]:
+        """How often each `/pay/NAME` was carried out (not nginx or haproxy)."""
+        _, body = self._ask("GET", "/payments")
+        return {str(name): int(times) for name, times in json.loads(body).items()}
 
     def _ask(self, method: str, target: str, timeout: float = 5.0) -> tuple[int, bytes]:
         """One request on its own connection, without an HTTP library that a test might be testing."""
@@ -389,10 +369,6 @@ def _alive(group: int) -> bool:
             if int(process_group) == group and state not in "ZX":
                 return True
     return not stats  # no /proc: believe the signal
-
-
-def _nginx() -> str | None:
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
 @atexit.register

@@ -10,6 +10,7 @@ functions below:
 """
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -116,6 +117,10 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._close()
+
+    def wait_until_readable(self) -> None:
+        """Until something has come or the client has closed; nothing is read."""
+        self.socket.recv(1, socket.MSG_PEEK)
 
     def stall(self, seconds: float | None = None) -> None:
         """Neither read nor send, for some time or until the server is closed."""
@@ -373,6 +378,33 @@ def after_bytes(count: int, then: Handler) -> Handler:
     return handler
 
 
+def keep_then_close(requests: int = 1) -> Handler:
+    """Answer so many requests, then close in the moment when the next one arrives, unread: the keep-alive race."""
+
+    def handler(connection: Connection) -> None:
+        for _ in range(requests):
+            if connection.read_request() is None:
+                return
+            connection.respond()
+        connection.wait_until_readable()
+        connection.reset()  # what the kernel makes of a close with bytes unread
+
+    return handler
+
+
+def refuse_body(status: int = 413) -> Handler:
+    """Read the head, answer that the body is too large, and close while it is still being sent."""
+
+    def handler(connection: Connection) -> None:
+        while b"\r\n\r\n" not in connection.received:
+            if not connection.read():
+                return
+        connection.respond(status, headers=[("connection", "close")])
+        connection.reset()
+
+    return handler
+
+
 def after(seconds: float, then: Handler) -> Handler:
     """Wait without reading, then go on with `then`."""
 
@@ -404,10 +436,24 @@ def read_forever(connection: Connection) -> None:
         pass
 
 
+def no_tls_any_more(connection: Connection) -> None:
+    """Read a request inside TLS, and answer with bytes that are none."""
+    if connection.read_request() is not None:
+        with socket.socket(fileno=os.dup(connection.socket.fileno())) as below:
+            below.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        connection.wait_for_client_close()
+
+
 reset_on_accept = reset
 fin_on_accept = fin
 reset_before_headers = after_request(reset)
 fin_before_headers = after_request(fin)
+reset_within_headers = reply(
+    b"HTTP/1.1 200 OK\r\ncontent-le", then=lambda connection: _pause_then(reset)(connection)
+)
+fin_within_headers = reply(b"HTTP/1.1 200 OK\r\ncontent-le")
+no_http = reply(b"\x15\x03\x01 this is no HTTP\r\n\r\n")
+fin_without_length = reply(b"HTTP/1.1 200 OK\r\n\r\nhalf ")
 never_answer = after_request(read_forever)
 _HALF = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf "
 

@@ -11,10 +11,8 @@ import pytest
 from httpx_ws import WebSocketDisconnect, WebSocketSession, connect_ws
 
 from tests.conftest import MakeRawServer, SharedServers, StartServer
-from tests.servers import KINDS, CertFiles, Kind, Server, free_port, full_backlog
+from tests.servers import ASGI_KINDS, KINDS, CertFiles, Kind, Server, free_port, full_backlog
 from tests.servers import raw as raw_servers
-
-ASGI_KINDS: list[Kind] = [kind for kind in KINDS if kind != "nginx"]
 
 RESET = (httpx.ReadError, httpx.RemoteProtocolError)
 """A RST that a write has consumed, or that came over TLS, reads like an end of file."""
@@ -80,7 +78,7 @@ def test_tls_over_loopback(
     assert response.text == server.name
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-trio", "granian", "nginx"])
+@pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-trio", "granian", "nginx", "haproxy"])
 def test_http2_by_alpn(kind: Kind, start_server: StartServer, server_cert_files: CertFiles) -> None:
     server = start_server(kind, tls=server_cert_files, http2=True)
     context = ssl.create_default_context(cafile=server_cert_files.cert)
@@ -137,6 +135,34 @@ def test_the_application(kind: Kind, servers: SharedServers) -> None:
         with pytest.raises(WebSocketDisconnect) as closed:
             ws.receive_text()
         assert closed.value.code == 4001
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "granian"])
+def test_an_idle_connection_is_closed_after_its_keep_alive(kind: Kind, start_server: StartServer) -> None:
+    server = start_server(kind, keep_alive=0.2)
+    with socket.create_connection((server.host, server.port), 5) as sock:
+        sock.sendall(b"GET /whoami HTTP/1.1\r\nhost: a\r\n\r\n")
+        while sock.recv(65536):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+def test_a_reload_finishes_what_is_under_way(kind: Kind, start_server: StartServer) -> None:
+    app = start_server("uvicorn", name="app")
+    server = start_server(kind, name="front", upstream=app.url)
+    assert get(server, "/whoami").text == "front"
+    assert get(server, "/").json()["server"] == "app"
+    with httpx.stream("GET", server.url + "/stream?chunks=10&delay=0.03", trust_env=False) as response:
+        server.reload()
+        assert len(response.read()) == 10 * 1024
+    assert get(server, "/whoami").text == "front"
+
+
+def test_payments_are_counted_by_name(servers: SharedServers) -> None:
+    (server,) = servers(count=1)
+    for name in ("a", "b", "a"):
+        assert httpx.post(f"{server.url}/pay/{name}", content=b"1", trust_env=False).status_code == 204
+    assert server.payments() == {"a": 2, "b": 1}
 
 
 async def test_async_tests_run_on_both_loops(anyio_backend: str, servers: SharedServers) -> None:

@@ -217,7 +217,7 @@ async def test_only_who_was_asked_before_the_winner_is_held_back(
         return await open_stream(backend, **options)
 
     monkeypatch.setattr("lbclient._async.engine.open_stream", slowly)
-    transport = first(*takes, connect=Connect(start_next_after=0.05, connect_timeout=5))
+    transport = first(*takes, connect=Connect(start_next_after=0.05, connect_timeout=5, engine="httpcore"))
     async with client(transport) as http:
         await http.get("/")
         assert [not status.available for status in transport.pools["default"].status().backends] == held_back

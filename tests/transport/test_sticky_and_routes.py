@@ -28,7 +28,9 @@ def client(transport: AsyncBalancedTransport, **options: Any) -> httpx.AsyncClie
 
 async def test_one_transport_keeps_the_sessions_of_many_clients_apart(servers: SharedServers) -> None:
     fleet = servers("uvicorn")
-    transport = AsyncBalancedTransport([server.url for server in fleet], affinity=CookieAffinity())
+    transport = AsyncBalancedTransport(
+        [server.url for server in fleet], algorithm="round_robin", affinity=CookieAffinity()
+    )
     homes = []
     for _ in range(12):
         http = client(transport)

@@ -17,6 +17,7 @@ from lbclient import AsyncBalancedTransport, Backend, Connect, HttpProbe, NoBack
 from tests.conftest import MakeRawServer, SharedServers
 from tests.servers import free_port
 from tests.servers.raw import after_request, fin, fin_mid_body, reply, reset, reset_mid_body, respond, stall
+from tests.transport.engines import anyio_backend as anyio_backend  # over every engine
 
 LOGICAL = "http://orders"
 MOVED = b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"

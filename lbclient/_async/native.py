@@ -1,0 +1,258 @@
+"""The native engine: HTTP/1.1 on asyncio without httpcore, anyio's streams or h11 in between."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import anyio
+import httpcore
+import httpx
+
+from lbclient._async.connections import OPEN, Connections
+from lbclient._async.engine import Answer, PooledEngine, Progress
+from lbclient._async.errors import as_httpx
+from lbclient._async.http11 import Head, Outgoing
+from lbclient._async.native_connection import Body, NativeConnection
+from lbclient._async.native_stream import NativeStream
+from lbclient._async.retarget import Target
+from lbclient._async.streams import Lease
+from lbclient._async.tracing import Events, is_watched
+from lbclient.core.backend import Backend
+from lbclient.core.facts import Header
+
+_Timeouts = Mapping[str, float | None]
+
+
+class NativeEngine(PooledEngine):
+    """Speaks HTTP/1.1 over asyncio's own transports: TCP, TLS and Unix sockets, also on uvloop."""
+
+    async def send(
+        self,
+        backend: Backend,
+        request: httpx.Request,
+        headers: list[Header],
+        timeouts: Mapping[str, float | None],
+        progress: Progress,
+    ) -> Answer:
+        """See `Engine`."""
+        target, connections = self._of(backend)
+        events = Events(request) if is_watched(request) else None
+        told: dict[str, Any] = {}
+        connection: NativeConnection | None = None
+        written = received = 0
+        try:
+            if progress.fresh:
+                connections.distrust()
+            sent = target.headers(headers)
+            outgoing = Outgoing(request.method.encode("ascii"), target.path + request.url.raw_path, sent)
+            taken = connections.at_once() or await connections.take(timeouts.get("pool"))
+            if taken is OPEN:
+                within = progress.connect_timeout(timeouts)
+                connection = await self._open(connections, target, request, within, events)
+            else:
+                connection = cast(NativeConnection, taken)
+            if progress.claim is not None:
+                progress.claim()
+            written, received = connection.written, connection.received
+            if events is None:
+                await connection.send(outgoing, progress.body, timeouts.get("write"))
+                head = await connection.receive(timeouts.get("read"))
+            else:
+                told = {"request": target.request(request, sent, progress.body, timeouts)}
+                head = await _exchange(connection, outgoing, progress.body, timeouts, events, told)
+        except BaseException as exc:
+            if connection is not None:
+                progress.unsent = connection.written == written
+                progress.stale = connection.served > 0 and connection.received == received
+                await connections.give_back(connection)
+            mapped = as_httpx(exc) if isinstance(exc, Exception) else exc
+            if mapped is exc:
+                raise
+            raise mapped from exc
+        body: AsyncIterable[bytes] = Body(connection, timeouts.get("read"))
+        if events is not None:
+            body = _TracedBody(body, events, told)
+        return Answer(
+            head.status,
+            target.rewrite_location(head.status, head.headers, request),
+            body,
+            {
+                "http_version": head.http_version,
+                "reason_phrase": head.reason,
+                "network_stream": NativeStream(connection),
+            },
+            Lease(connections, connection),
+        )
+
+    async def aclose(self) -> None:
+        """See `Engine`. When it returns, the sockets are closed: the event loop does that on its next round."""
+        await super().aclose()
+        await asyncio.sleep(0)
+
+    async def _open(
+        self,
+        connections: Connections,
+        target: Target,
+        request: httpx.Request,
+        timeout: float | None,
+        events: Events | None,
+    ) -> NativeConnection:
+        """Use the right to open a connection; whatever happens, the right is spent."""
+        connection = NativeConnection(asyncio.get_running_loop())
+        try:
+            deadline = None if timeout is None else anyio.current_time() + timeout
+            await self._connect_to(connection, target.backend, timeout, events)
+            if target.secure:
+                left = None if deadline is None else max(0.0, deadline - anyio.current_time())
+                name = target.server_name(request) or target.backend.hostname
+                await _start_tls(connection, self._ssl_context(), name, left, events)
+            try:
+                connections.opened(connection)
+            except BaseException:
+                connection.abort()
+                raise
+        except BaseException:
+            await connections.give_back(OPEN)
+            raise
+        return connection
+
+    async def _connect_to(
+        self, connection: NativeConnection, backend: Backend, timeout: float | None, events: Events | None
+    ) -> None:
+        connect = self._connect
+        loop = asyncio.get_running_loop()
+        told: dict[str, Any] = {"timeout": timeout, "socket_options": connect.socket_options}
+        connecting: Callable[[], Awaitable[Any]]
+        if backend.uds is not None:
+            name, told = "connection.connect_unix_socket", {"path": backend.uds, **told}
+            connecting = partial(loop.create_unix_connection, lambda: connection, backend.uds)
+        else:
+            local = connect.local_address
+            where = {"host": backend.hostname, "port": backend.port, "local_address": local}
+            name, told = "connection.connect_tcp", {**where, **told}
+            # One address after the other: `happy_eyeballs_delay` leaks sockets when it is cancelled.
+            connecting = partial(
+                loop.create_connection,
+                lambda: connection,
+                backend.hostname,
+                backend.port,
+                local_addr=None if local is None else (local, 0),
+            )
+
+        async def step() -> None:
+            with _connecting(timeout):
+                await connecting()
+                if connect.socket_options is not None:
+                    socket = connection.transport.get_extra_info("socket")
+                    for option in connect.socket_options:
+                        socket.setsockopt(*option)
+
+        await _told(events, name, told, step, connection)
+
+
+async def _start_tls(
+    connection: NativeConnection,
+    context: ssl.SSLContext,
+    server_hostname: str,
+    timeout: float | None,
+    events: Events | None,
+) -> None:
+    told = {"ssl_context": context, "server_hostname": server_hostname, "timeout": timeout}
+
+    async def step() -> None:
+        with _connecting(timeout):
+            await connection.start_tls(context, server_hostname)
+
+    try:
+        await _told(events, "connection.start_tls", told, step, connection)
+    except BaseException:
+        connection.abort()
+        raise
+
+
+@contextmanager
+def _connecting(timeout: float | None) -> Generator[None, None, None]:
+    try:
+        with anyio.fail_after(timeout):
+            yield
+    except TimeoutError as exc:
+        raise httpcore.ConnectTimeout from exc
+    except OSError as exc:
+        raise httpcore.ConnectError(str(exc)) from exc
+
+
+async def _told(
+    events: Events | None,
+    name: str,
+    info: Mapping[str, Any],
+    step: Callable[[], Awaitable[None]],
+    connection: NativeConnection,
+) -> None:
+    if events is None:
+        await step()
+    else:
+        await events.around(name, info, step, NativeStream(connection))
+
+
+async def _exchange(
+    connection: NativeConnection,
+    outgoing: Outgoing,
+    stream: httpx.AsyncByteStream,
+    timeouts: _Timeouts,
+    events: Events,
+    told: Mapping[str, Any],
+) -> Head:
+    """Send and receive, step by step, with somebody watching."""
+
+    async def send_head() -> None:
+        connection.send_head(outgoing)
+
+    try:
+        await events.around("http11.send_request_headers", told, send_head)
+        await events.around(
+            "http11.send_request_body",
+            told,
+            lambda: connection.send_body(outgoing, stream, timeouts.get("write")),
+        )
+        return await events.around(
+            "http11.receive_response_headers", told, lambda: connection.receive(timeouts.get("read"))
+        )
+    except Exception:
+        await _tell_closed(events)
+        raise
+
+
+async def _tell_closed(events: Events) -> None:
+    await events.tell("http11.response_closed.started", {})
+    await events.tell("http11.response_closed.complete", {"return_value": None})
+
+
+class _TracedBody:
+    """A body, with somebody watching."""
+
+    def __init__(self, body: AsyncIterable[bytes], events: Events, told: Mapping[str, Any]) -> None:
+        self._body = body
+        self._events = events
+        self._told = told
+        self._closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        name = "http11.receive_response_body"
+        await self._events.tell(f"{name}.started", self._told)
+        try:
+            async for part in self._body:
+                yield part
+        except BaseException as exc:
+            await self._events.tell(f"{name}.failed", {"exception": exc})
+            raise
+        await self._events.tell(f"{name}.complete", {"return_value": None})
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await _tell_closed(self._events)

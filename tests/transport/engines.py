@@ -1,0 +1,30 @@
+"""What a module imports to have its tests run over every engine and event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lbclient._async.engine import HttpcoreEngine
+from lbclient._async.pool_io import PoolIO
+
+ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {}),
+    "asyncio-httpcore": ("asyncio", {}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+@pytest.fixture(params=ENGINES)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Any]]]:
+    """In place of the fixture that runs every test on asyncio and on trio."""
+    name: str = request.param
+    if name == "uvloop":
+        pytest.importorskip("uvloop")
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "asyncio-httpcore":
+            patch.setattr(PoolIO, "_engine_class", lambda self: HttpcoreEngine)
+        yield ENGINES[name]
