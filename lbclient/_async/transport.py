@@ -15,7 +15,7 @@ from lbclient._async.deploy import drain, swap
 from lbclient._async.exchange import Exchange
 from lbclient._async.pool_io import Inner, PoolIO
 from lbclient._async.prober import wait_until_ready
-from lbclient.core.affinity import without_cookie
+from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
 from lbclient.core.members import BackendLike

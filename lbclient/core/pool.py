@@ -456,6 +456,8 @@ class Pool(Membership):
             generation=snapshot.generation,
             panic=snapshot.panic,
             tiers=tuple(TierStatus(t.priority, t.zone, float(t.share)) for t in snapshot.tiers),
+            degraded=bool(snapshot.trouble),
+            why=snapshot.trouble,
             backends=tuple(status_of(state, now) for state in self._states.values()),
         )
 
