@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -282,3 +283,34 @@ def test_a_drain_waits_for_clients_who_are_tied_unless_they_are_given_away(stays
     busy = [leaving.is_busy]
     pool.remove(A)  # and nobody can come back to it
     assert [*busy, leaving.is_busy] == [stays, False]
+
+
+def test_no_pick_slips_through_a_drain_that_has_begun() -> None:
+    pool, _ = make_pool(A, B)
+    stop = threading.Event()
+
+    def customer() -> None:
+        while not stop.is_set():
+            with pool.pick():
+                pass
+
+    threads = [threading.Thread(target=customer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            changed = threading.Event()
+            unsubscribe = pool.subscribe(changed.set)
+            leaving = drained(pool, A)
+            picks = of(pool, A).picks
+            while leaving.is_busy:
+                assert changed.wait(20), "whoever ends last says so"
+                changed.clear()
+            assert of(pool, A).picks == picks
+            assert of(pool, A).in_flight == 0
+            unsubscribe()
+            pool.enable(A)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
