@@ -17,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from lbclient import AsyncBalancedTransport, DrainTimeout
 from lbclient._async import elsewhere as errands
+from lbclient._async.connections import Connections
 from lbclient._async.elsewhere import run_in
 from lbclient._async.loops import is_over, running_loop
 from tests.conftest import MakeRawServer, SharedServers
@@ -116,6 +117,35 @@ async def test_every_loop_lets_go_of_a_backend_that_left(
     await ask()  # the first loop to notice is not the only one
     await anyio.to_thread.run_sync(elsewhere.call, ask)
     assert transport.connections() == {other.url: (2, 2)}
+    await transport.aclose()
+
+
+async def test_a_change_while_connections_are_closed_after_another_one_hurts_nobody(
+    raw_server: MakeRawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close_idle, closing = Connections.close_idle, anyio.Event()
+
+    async def close_slowly(connections: Connections) -> None:
+        closing.set()
+        await anyio.sleep(0.05)
+        await close_idle(connections)
+
+    monkeypatch.setattr(Connections, "close_idle", close_slowly)
+    fleet = [raw_server(respond()) for _ in range(4)]
+    transport = AsyncBalancedTransport([server.url for server in fleet], algorithm="round_robin")
+    pool = transport.pools["default"]
+    http = client(transport)
+    for _ in fleet:
+        await http.get("/")
+    pool.update([server.url for server in fleet[2:]])
+    async with anyio.create_task_group() as group:
+        group.start_soon(http.get, "/")
+        await closing.wait()
+        pool.remove(fleet[2].url)
+        await http.get("/")
+    assert set(transport.connections()) == {fleet[3].url}
+    for server in fleet[:3]:
+        assert server.wait_until(lambda server: server.open == 0)
     await transport.aclose()
 
 
