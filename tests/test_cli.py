@@ -79,24 +79,23 @@ def heed_ctrl_c() -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_no_server_outlives_the_demo(blow: signal.Signals) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, "demo", "--plain", "--seconds", "60"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heed_ctrl_c,  # no thread of ours holds a lock here
-    )
-    try:
-        assert process.stdout is not None
-        assert "servers are up" in process.stdout.readline()
-        children = children_of(process.pid)
-        assert len(children) == 3
-        process.send_signal(blow)
-        _, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert "servers are up" in process.stdout.readline()
+            children = children_of(process.pid)
+            assert len(children) == 3
+            process.send_signal(blow)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
     if blow is signal.SIGINT:
         assert process.returncode == 130
         assert errors == "interrupted; the servers are stopped\n"

@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -22,10 +21,11 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from lbclient._async.loops import Loop, call_soon, running_loop
+
 logger = logging.getLogger("lbclient")
 
 Main: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-_CallSoon: TypeAlias = Callable[[Callable[[], None]], object]
 
 JOIN_WITHIN = 5.0
 
@@ -42,7 +42,7 @@ class Wake:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._raised = False
-        self._waiting: tuple[_CallSoon, anyio.Event] | None = None
+        self._waiting: tuple[Loop, anyio.Event] | None = None
 
     def __repr__(self) -> str:
         return f"<Wake {'raised' if self._raised else 'waited for' if self._waiting else 'quiet'}>"
@@ -57,16 +57,16 @@ class Wake:
             self._raised = True
             waiting = self._waiting
         if waiting is not None:
-            call_soon, event = waiting
+            loop, event = waiting
             with suppress(RuntimeError):  # the loop is closed
-                call_soon(event.set)
+                call_soon(loop, event.set)
 
     async def wait(self) -> None:
         """Return when somebody has called `wake()` since the last time."""
         event = anyio.Event()
         with self._lock:
             if not self._raised:
-                self._waiting = (_running_loop()[1], event)
+                self._waiting = (running_loop(), event)
         try:
             if self._waiting is None:
                 await anyio.lowlevel.checkpoint()
@@ -93,7 +93,7 @@ class BackgroundTask:
         self._name = name
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
-        self._loop, self._call_soon = _running_loop()
+        self._loop = running_loop()
         if isinstance(self._loop, asyncio.AbstractEventLoop):
             context = contextvars.Context()
             self._task = self._loop.create_task(self._run(), name=name, context=context)
@@ -130,9 +130,9 @@ class BackgroundTask:
 
         From another event loop it is only asked to end: its own may never run again.
         """
-        if _running_loop()[0] is not self._loop:
+        if running_loop() is not self._loop:
             with suppress(RuntimeError):  # that loop is closed, and its tasks with it
-                self._call_soon(self._scope.cancel)
+                call_soon(self._loop, self._scope.cancel)
             return
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
@@ -224,13 +224,3 @@ def _run_until(main: Main, name: str, stop: Wake) -> None:
         await task.stop()
 
     anyio.run(live)
-
-
-def _running_loop() -> tuple[object, _CallSoon]:
-    """The event loop of this task, to compare it, and how any thread has it call something."""
-    trio: Any = sys.modules.get("trio")  # not imported for those who have no use for it
-    if trio is not None and trio.lowlevel.in_trio_task():
-        token = trio.lowlevel.current_trio_token()
-        return token, token.run_sync_soon
-    loop = asyncio.get_running_loop()
-    return loop, loop.call_soon_threadsafe

@@ -106,6 +106,7 @@ class Connections:
         self.name = name
         self.connect = connect
         self.closed = False
+        self._ended = False
         self._slots = 0
         self._opening = 0
         self._idle: deque[Connection] = deque()
@@ -238,7 +239,13 @@ class Connections:
     # Opening
 
     def opened(self, connection: Connection) -> None:
-        """The right to open was used."""
+        """The right to open was used.
+
+        Raises:
+            httpcore.ConnectError: All connections were closed meanwhile; close this one, and give the right back.
+        """
+        if self._ended:
+            raise httpcore.ConnectError(f"the connections to {self.name} were closed")
         self._opening -= 1
         self._all.add(connection)
         if connection.shared:
@@ -335,8 +342,8 @@ class Connections:
     # Ending
 
     async def aclose(self) -> None:
-        """Close every connection, also those in use; whoever waits gets a `ConnectError`."""
-        self.closed = True
+        """Close every connection, also those in use; whoever waits, or is connecting, gets a `ConnectError`."""
+        self.closed = self._ended = True
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             waiter.event.set()

@@ -8,12 +8,9 @@ import anyio
 
 from lbclient._async.background import Wake
 from lbclient._async.pool_io import PoolIO
-from lbclient.core.backend import BackendState
 from lbclient.core.checks import check_number
-from lbclient.core.deploy import DrainReport, Guard, Swap, SwapReport, Verdict
-from lbclient.core.health import Admin
+from lbclient.core.deploy import DrainReport, Guard, Leaving, Swap, SwapReport, Verdict
 from lbclient.core.members import BackendLike
-from lbclient.core.pool import Pool
 
 LOOKS = 20  # at the requests since a flip, in the guard's window
 
@@ -22,7 +19,8 @@ async def drain(io: PoolIO, url: str, grace: float) -> DrainReport:
     """See `AsyncBalancedTransport.drain`."""
     check_number("grace", grace, at_least=0)
     pool = io.pool
-    state = pool.state(url)
+    leaving = Leaving(pool, url)
+    state = leaving.state
     changed = Wake()
     unsubscribe = pool.subscribe(changed.wake)
     started = anyio.current_time()
@@ -30,28 +28,19 @@ async def drain(io: PoolIO, url: str, grace: float) -> DrainReport:
         pool.begin_drain(url, grace)
         at_start = state.in_flight
         with anyio.move_on_after(grace):
-            while _is_busy(pool, state):
+            while leaving.is_busy:
                 await changed.wait()
         closed = 0
         drained = not state.in_flight
-        if state.health.admin is not Admin.ACTIVE:  # or somebody has enabled it again
+        if leaving.goes_on:
+            leaving.disable()  # first: a tied client who came while we close would be left behind
             # the idle ones too: whoever stops the server now finds nobody connected
             closed = await io.cut(
                 state.url, f"{state.url} was drained, and its grace period of {grace} s has ended"
             )
-            if state.url in {backend.url for backend in pool.declared}:
-                pool.disable(url)
     finally:
         unsubscribe()
     return DrainReport(state.url, drained, anyio.current_time() - started, at_start, closed)
-
-
-def _is_busy(pool: Pool, state: BackendState) -> bool:
-    """Whether there is something to wait for: requests, or clients who are tied to it and may come back."""
-    if state.health.admin is not Admin.DRAINING:
-        return False
-    stays = pool.affinity is not None and pool.affinity.sticky_while_draining
-    return state.in_flight > 0 or (stays and state.tied)
 
 
 async def swap(
@@ -89,10 +78,12 @@ async def swap(
     reports: dict[str, DrainReport] = {}
 
     async def drain_one(url: str) -> None:
-        reports[url] = await drain(io, url, grace)
+        if url in {backend.url for backend in io.pool.declared}:  # or somebody has removed it since the flip
+            reports[url] = await drain(io, url, grace)
 
     async with anyio.create_task_group() as group:
         for url in plan.removed:
             group.start_soon(drain_one, url)
     plan.settle()
-    return SwapReport(True, False, "", plan.added, plan.removed, tuple(reports[url] for url in plan.removed))
+    drains = tuple(reports[url] for url in plan.removed if url in reports)
+    return SwapReport(True, False, "", plan.added, plan.removed, drains)

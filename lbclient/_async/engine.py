@@ -156,13 +156,15 @@ class PooledEngine:
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """See `Engine`."""
-        return {url: connections.counts() for url, (_, _, connections) in self._backends.items()}
+        backends = list(self._backends.items())  # of another thread's loop, perhaps, which goes on meanwhile
+        return {url: connections.counts() for url, (_, _, connections) in backends}
 
     async def keep(self, urls: frozenset[str]) -> None:
         """See `Engine`."""
-        for url in [url for url in self._backends if url not in urls]:
-            _, _, connections = self._backends.pop(url)
-            await connections.close_idle()
+        left = [self._backends.pop(url)[2] for url in list(self._backends) if url not in urls]
+        with anyio.CancelScope(shield=True):  # nobody else knows them any more
+            for connections in left:
+                await connections.close_idle()
 
     async def cut(self, url: str, reason: str) -> int:
         """See `Engine`."""
@@ -171,7 +173,7 @@ class PooledEngine:
 
     async def aclose(self) -> None:
         """See `Engine`."""
-        for _, _, connections in self._backends.values():
+        for _, _, connections in list(self._backends.values()):
             await connections.aclose()
 
 
@@ -265,21 +267,20 @@ class HttpcoreEngine(PooledEngine):
             raise
         tls = stream.get_extra_info("ssl_object") if target.secure else None
         http2 = (tls is not None and tls.selected_alpn_protocol() == "h2") or not connect.http1
-        if not http2:
-            core = httpcore.AsyncHTTP11Connection(target.origin, stream, connect.keepalive_expiry)
+        core: httpcore.AsyncHTTP11Connection | HTTP2Connection
+        try:
+            if http2:
+                core = shared = HTTP2Connection(target.origin, stream, connect.keepalive_expiry)
+                await shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
+            else:
+                core = httpcore.AsyncHTTP11Connection(target.origin, stream, connect.keepalive_expiry)
             connection = HttpcoreConnection(core, stream)
             connections.opened(connection)
-            return connection
-        shared = HTTP2Connection(target.origin, stream, connect.keepalive_expiry)
-        try:
-            await shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
             await connections.give_back(OPEN)
             raise
-        connection = HttpcoreConnection(shared, stream)
-        connections.opened(connection)
         return connection
 
 

@@ -111,10 +111,14 @@ class NativeEngine(PooledEngine):
                 left = None if deadline is None else max(0.0, deadline - anyio.current_time())
                 name = target.server_name(request) or target.backend.hostname
                 await _start_tls(connection, self._ssl_context(), name, left, events)
+            try:
+                connections.opened(connection)
+            except BaseException:
+                connection.abort()
+                raise
         except BaseException:
             await connections.give_back(OPEN)
             raise
-        connections.opened(connection)
         return connection
 
     async def _connect_to(

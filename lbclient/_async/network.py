@@ -70,6 +70,8 @@ class CountedStream(httpcore.AsyncNetworkStream):
             ssl.SSLError
         ) as exc:  # what came was no TLS; neither anyio nor httpcore says so in its own words
             raise httpcore.ReadError(str(exc)) from exc
+        if not data and self.cut is not None:
+            raise CutOff(self.cut)
         self.received += len(data)
         return data
 
@@ -78,7 +80,12 @@ class CountedStream(httpcore.AsyncNetworkStream):
         self.written += len(buffer)
         try:
             await self._stream.write(buffer, timeout)
-        except (ssl.SSLError, anyio.EndOfStream) as exc:  # likewise, and the server's close inside TLS
+        except (httpcore.NetworkError, ssl.SSLError, anyio.EndOfStream) as exc:
+            if self.cut is not None:
+                raise CutOff(self.cut) from exc
+            if isinstance(exc, httpcore.NetworkError):
+                raise
+            # likewise, and the server's close inside TLS
             raise httpcore.WriteError(str(exc) or "the server has closed the connection") from exc
 
     async def aclose(self) -> None:

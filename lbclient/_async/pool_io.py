@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from importlib.util import find_spec
@@ -12,7 +13,9 @@ from typing import Any, TypeAlias
 import httpx
 
 from lbclient._async.background import BackgroundTask, BackgroundThread
+from lbclient._async.elsewhere import in_every_loop
 from lbclient._async.engine import Engine, HttpcoreEngine, InnerEngine
+from lbclient._async.loops import Loop, is_over, running_loop
 from lbclient._async.native import NativeEngine
 from lbclient._async.prober import InnerProbe, NetworkProbe, probe_pool
 from lbclient.core.backend import Backend
@@ -36,11 +39,12 @@ class PoolIO:
         self.pool = pool
         self._inner = None if inner is None else InnerTransports(inner, pool.members())
         self._context: ssl.SSLContext | None = None
-        self._engines: dict[object, Engine] = {}
+        self._engines: dict[Loop, Engine] = {}
+        self._lock = threading.Lock()  # guards _engines: loops run in threads
+        self._up_to_date: set[Loop] = set()  # whose engines know who is a member; a new one after each change
         self._task: BackgroundTask | None = None
         self._thread: BackgroundThread | None = None
         self._unsubscribe = pool.subscribe(self._membership_may_have_changed)
-        self._members_changed = False
         if pool.connect.http2:
             _require_http2()
 
@@ -51,20 +55,28 @@ class PoolIO:
         loop = running_loop()
         engine = self._engines.get(loop)
         if engine is None:
-            engine = self._engines[loop] = self._new_engine()
-        if self._members_changed:
-            self._members_changed = False
-            members = frozenset(backend.url for backend in self.pool.members())
-            await engine.keep(members)
+            engine = self._new_engine(loop)
+        up_to_date = self._up_to_date
+        if loop not in up_to_date:
+            up_to_date.add(loop)  # before we look: a change from now on makes a new set
+            await engine.keep(frozenset(backend.url for backend in self.pool.members()))
         return engine
 
-    def _new_engine(self) -> Engine:
-        for loop in [known for known in self._engines if _is_over(known)]:
-            del self._engines[loop]
+    def _new_engine(self, loop: Loop) -> Engine:
+        engine: Engine
         if self._inner is not None:
-            return InnerEngine(self._inner, self.pool.preserve_host)
-        engine = self._engine_class()
-        return engine(self.pool.connect, self.pool.preserve_host, self.ssl_context)
+            engine = InnerEngine(self._inner, self.pool.preserve_host)
+        else:
+            engine = self._engine_class()(self.pool.connect, self.pool.preserve_host, self.ssl_context)
+        with self._lock:
+            for known in [known for known in self._engines if is_over(known)]:
+                del self._engines[known]  # its connections went with it
+            self._engines[loop] = engine
+        return engine
+
+    def _engines_by_loop(self) -> dict[Loop, Engine]:
+        with self._lock:
+            return dict(self._engines)
 
     def _engine_class(self) -> type[NativeEngine | HttpcoreEngine]:
         """The fastest that can do what is asked for."""
@@ -93,19 +105,19 @@ class PoolIO:
     def connections(self) -> dict[str, tuple[int, int]]:
         """(open, idle) by backend, over all loops."""
         total = {backend.url: (0, 0) for backend in self.pool.members()}
-        for engine in self._engines.values():
+        for engine in self._engines_by_loop().values():
             for url, (opened, idle) in engine.counts().items():
                 before = total.get(url, (0, 0))
                 total[url] = (before[0] + opened, before[1] + idle)
         return total
 
     async def cut(self, url: str, reason: str) -> int:
-        """Close a backend's connections in this loop, also those in use; how many requests that cut off."""
-        engine = self._engines.get(running_loop())
-        return 0 if engine is None else await engine.cut(url, reason)
+        """Close a backend's connections in every loop, also those in use; how many requests that cut off."""
+        cuts = {loop: partial(engine.cut, url, reason) for loop, engine in self._engines_by_loop().items()}
+        return sum(await in_every_loop(cuts, f"closing what is left to {url}"))
 
     def _membership_may_have_changed(self) -> None:
-        self._members_changed = True
+        self._up_to_date = set()
 
     # Probing
 
@@ -148,16 +160,16 @@ class PoolIO:
     # Ending
 
     async def aclose(self) -> None:
-        """Stop probing and close the connections of this loop; those of a loop that is gone went with it."""
+        """Stop probing and close the connections in every loop; those of a loop that is gone went with it."""
         self._unsubscribe()
         if self._task is not None:
             await self._task.stop()
         if self._thread is not None:
             await self._thread.astop()
-        engine = self._engines.pop(running_loop(), None)
-        self._engines.clear()
-        if engine is not None:
-            await engine.aclose()
+        closes = {loop: engine.aclose for loop, engine in self._engines_by_loop().items()}
+        with self._lock:
+            self._engines.clear()
+        await in_every_loop(closes, f"closing pool {self.pool.name!r}")
         if self._inner is not None:
             await self._inner.aclose()
 
@@ -193,20 +205,6 @@ class InnerTransports:
         for transport in set(self._made.values()):
             await transport.aclose()
         self._made.clear()
-
-
-def running_loop() -> object:
-    """Something that stands for the running event loop, asyncio's or trio's."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        import trio
-
-        return trio.lowlevel.current_trio_token()
-
-
-def _is_over(loop: object) -> bool:
-    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
 def _require_http2() -> None:

@@ -89,18 +89,20 @@ class BalancedStream(httpx.AsyncByteStream):
         if not self._open:
             return
         self._open = False
-        self._ticket.release()
         close = getattr(self._source, "aclose", None)
         try:
-            if close is not None:
-                await close()
-        except BaseException:
-            # Cancelled inside, httpcore's connection stays active for ever and a second close does nothing.
+            try:
+                if close is not None:
+                    await close()
+            except BaseException:
+                # Cancelled inside, httpcore's connection stays active for ever and a second close does nothing.
+                if self._lease is not None:
+                    await self._lease.cut()
+                raise
             if self._lease is not None:
-                await self._lease.cut()
-            raise
-        if self._lease is not None:
-            await self._lease.end()
+                await self._lease.end()
+        finally:
+            self._ticket.release()  # last: who waits for nothing in flight finds the connection given back
 
     async def discard(self, read: bool) -> None:
         """Nobody wants it.

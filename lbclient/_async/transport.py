@@ -15,7 +15,7 @@ from lbclient._async.deploy import drain, swap
 from lbclient._async.exchange import Exchange
 from lbclient._async.pool_io import Inner, PoolIO
 from lbclient._async.prober import wait_until_ready
-from lbclient.core.affinity import without_cookie
+from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
 from lbclient.core.members import BackendLike
@@ -195,10 +195,10 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         io = self._ios[routed.pool.name]
         if not io.probing:
             io.probe_in_a_thread()
+        engine = await io.engine()  # before the pick: from there to `engine.send` nothing may come in between
         plan = io.pool.attempts(facts, now)
         for name in routed.strip:
             headers = without_cookie(headers, name)
-        engine = await io.engine()
         exchange = Exchange(plan, request, headers, lambda: self._closed)
         ticket, answer = await exchange.carry_out(engine, await exchange.first())
         new = [header for header in (routed.set_cookie, plan.answer(answer.headers)) if header is not None]

@@ -13,13 +13,10 @@ The time here is the wall clock, since what a client keeps outlives processes.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from itertools import islice
 from threading import Lock
@@ -27,6 +24,14 @@ from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from lbclient.core.algorithms.rendezvous import RendezvousLots
 from lbclient.core.checks import check_number, check_whole
+from lbclient.core.cookies import (
+    COOKIE_NAME,
+    COOKIE_PATH,
+    MOST_VALUES,
+    cookie_values,
+    cookies_set,
+    set_cookie,
+)
 from lbclient.core.facts import Facts, Header, KeyLike, KeyReader, key_reader
 from lbclient.core.hashing import stable64
 from lbclient.core.tokens import Secret, Signer
@@ -106,8 +111,10 @@ class CookieAffinity:
     _signer: Signer = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_text("name", self.name, _TOKEN, "a cookie name such as 'LBCLIENT'")
-        _check_text("path", self.path, _PATH, "a path that starts with '/', percent-encoded, like '/shop'")
+        _check_text("name", self.name, COOKIE_NAME, "a cookie name such as 'LBCLIENT'")
+        _check_text(
+            "path", self.path, COOKIE_PATH, "a path that starts with '/', percent-encoded, like '/shop'"
+        )
         if self.max_age is not None:
             check_number("max_age", self.max_age, above=0)
         if self.secure is not None and not isinstance(self.secure, bool):
@@ -136,16 +143,18 @@ class CookieAffinity:
         if any(self._signer.is_for(value, chosen, now) for value in self._values(facts)):
             return None
         value = self._signer.issue(chosen, now, self.max_age)
-        cookie = f"{self.name}={value}; Path={self.path}; HttpOnly; SameSite={self.samesite.capitalize()}"
-        if self.max_age is not None:
-            cookie += f"; Max-Age={math.ceil(self.max_age)}"
-        if self.secure or (self.secure is None and facts.scheme == "https"):
-            cookie += "; Secure"
-        return b"set-cookie", cookie.encode("ascii")
+        return set_cookie(
+            self.name,
+            value,
+            path=self.path,
+            samesite=self.samesite,
+            secure=facts.scheme == "https" if self.secure is None else self.secure,
+            max_age=self.max_age,
+        )
 
     def _values(self, facts: Facts) -> Iterator[str]:
         # Another path, or a neighbour's domain, can put a cookie of the same name before ours; but not any number.
-        return islice(cookie_values(facts.headers, self.name), _MOST_VALUES)
+        return islice(cookie_values(facts.headers, self.name), MOST_VALUES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +191,7 @@ class AppCookieAffinity:
     _sessions: Sessions = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_text("name", self.name, _TOKEN, "a cookie name such as 'JSESSIONID'")
+        _check_text("name", self.name, COOKIE_NAME, "a cookie name such as 'JSESSIONID'")
         check_number("ttl", self.ttl, above=0)
         check_whole("size", self.size, at_least=1)
         object.__setattr__(self, "_sessions", Sessions(self.ttl, self.size))
@@ -197,7 +206,7 @@ class AppCookieAffinity:
         """Learn who has the client's session, or that it is over."""
         begun: list[str] = []
         ended: list[str] = []
-        for value, over in _cookies_set(headers, self.name, now):
+        for value, over in cookies_set(headers, self.name, now):
             (ended if over or not value else begun).append(value)
         session = self._session(facts)
         if session:  # what a deletion ends is the session that the request came with
@@ -306,107 +315,6 @@ class Sessions:
 
 def _digest(session: str) -> bytes:
     return blake2b(session.encode("latin-1"), digest_size=16).digest()
-
-
-# Cookies as they go over the wire (RFC 6265)
-
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a cookie's name: RFC 9110, section 5.6.2
-_PATH = re.compile(r"/[\x21-\x3a\x3c-\x7e]*")  # printable ASCII, no space and no ";"
-_MOST_VALUES = 8
-_BLANK = b" \t"
-
-# A whole pair whose value is quoted, semicolons included; else whatever stands before the next semicolon.
-_PAIR = re.compile(rb'[^;="]*=[ \t]*"(?:[^"\\]|\\.)*"[ \t]*(?=;|\Z)|[^;]*', re.DOTALL)
-_NOT_LATER = re.compile(rb"-[0-9]+|0+")
-_SECONDS = re.compile(rb"-?[0-9]+")
-
-
-def cookie_values(headers: Sequence[Header], name: str) -> Iterator[str]:
-    """The values that a request has for a cookie, in order, without their quotes."""
-    wanted = name.encode("ascii")
-    for key, header in headers:
-        if key.lower() == b"cookie" and wanted in header:
-            for pair in _pairs(header):
-                value = _value(pair, wanted)
-                if value is not None:
-                    yield value.decode("latin-1")
-
-
-def without_cookie(headers: Sequence[Header], name: str) -> list[Header]:
-    """A copy of a request's headers without one cookie.
-
-    The other cookies stay as they are, byte by byte and in order. A header that has nothing left is left out.
-    """
-    wanted = name.encode("ascii")
-    kept: list[Header] = []
-    for key, header in headers:
-        if key.lower() == b"cookie" and wanted in header:
-            pairs = _pairs(header)
-            others = [pair for pair in pairs if _value(pair, wanted) is None]
-            if len(others) < len(pairs):
-                header = b";".join(others).lstrip(b"; \t")
-                if not header:
-                    continue
-        kept.append((key, header))
-    return kept
-
-
-def _cookies_set(headers: Sequence[Header], name: str, now: float) -> Iterator[tuple[str, bool]]:
-    """The values that a response has for a cookie, and whether each ends there (section 5.3)."""
-    wanted = name.encode("ascii")
-    for key, header in headers:
-        if key.lower() == b"set-cookie" and wanted in header:
-            pair, *attributes = _pairs(header)
-            value = _value(pair, wanted)
-            if value is not None:
-                yield value.decode("latin-1"), _is_over(attributes, now)
-
-
-def _is_over(attributes: Sequence[bytes], now: float) -> bool:
-    """Whether a cookie's lifetime has ended. Of repeated attributes the last counts, and Max-Age before Expires."""
-    by_age: bool | None = None
-    by_date = False
-    for attribute in attributes:
-        name, _, value = attribute.partition(b"=")
-        kind, value = name.strip(_BLANK).lower(), value.strip(_BLANK)
-        if kind == b"max-age" and _SECONDS.fullmatch(value):
-            by_age = _NOT_LATER.fullmatch(value) is not None
-        elif kind == b"expires":
-            moment = _moment(value)
-            by_date = by_date if moment is None else moment <= now
-    return by_date if by_age is None else by_age
-
-
-def _moment(date: bytes) -> float | None:
-    try:
-        moment = parsedate_to_datetime(date.decode("latin-1"))
-    except (ValueError, OverflowError):
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _pairs(header: bytes) -> list[bytes]:
-    """What stands between the semicolons; joined by semicolons it is the header again."""
-    if b'"' not in header:
-        return header.split(b";")
-    pairs: list[bytes] = []
-    start = 0
-    while True:
-        match = _PAIR.match(header, start)
-        assert match is not None  # an empty pair matches
-        pairs.append(match.group())
-        if match.end() == len(header):
-            return pairs
-        start = match.end() + 1
-
-
-def _value(pair: bytes, wanted: bytes) -> bytes | None:
-    """The value of a pair, if it is the wanted cookie's; its quotes are not part of it."""
-    name, equals, value = pair.partition(b"=")
-    if not equals or name.strip(_BLANK) != wanted:
-        return None
-    value = value.strip(_BLANK)
-    return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
 
 
 def _check_text(name: str, value: object, form: re.Pattern[str], words: str) -> None:

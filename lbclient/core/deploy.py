@@ -97,6 +97,48 @@ class Verdict(enum.Enum):
     GO_BACK = enum.auto()
 
 
+class Leaving:
+    """A backend that drains, until it is gone, or somebody has other plans for it.
+
+    Args:
+        pool: Whose.
+        url: How it is known.
+
+    Raises:
+        ValueError: The pool has no such backend.
+    """
+
+    def __init__(self, pool: Pool, url: str) -> None:
+        self.pool = pool
+        self.state = pool.state(url)
+        self._health = self.state.health  # whoever is removed and returns starts with another one
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something to wait for: requests, or clients who are tied to it and may come back."""
+        if not self.goes_on or self._health.admin is not Admin.DRAINING:
+            return False
+        affinity = self.pool.affinity
+        stays = affinity is not None and affinity.sticky_while_draining and self._is_member
+        return self.state.in_flight > 0 or (stays and self.state.tied)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is still to be taken out: nobody has enabled it again, nor removed and added it anew."""
+        returned = not self._is_member and self.state.url in _urls(self.pool)
+        return self._health.admin is not Admin.ACTIVE and not returned
+
+    def disable(self) -> None:
+        """It is out, if it is a member still."""
+        if self._is_member:
+            self.pool.disable(self.state.url)
+
+    @property
+    def _is_member(self) -> bool:
+        url = self.state.url
+        return url in _urls(self.pool) and self.pool.state(url).health is self._health
+
+
 class Swap:
     """One flip of a pool to another set. Its methods are called in the order of the steps above.
 
@@ -189,7 +231,7 @@ class Swap:
     # Others may have changed the set while a step was waited for: what is gone is left alone.
 
     def _members(self) -> tuple[str, ...]:
-        return tuple(backend.url for backend in self.pool.declared)
+        return _urls(self.pool)
 
     def _administer(self, changes: Mapping[str, Admin], grace: float) -> None:
         members = self._members()
@@ -211,6 +253,10 @@ class Swap:
     def _statuses(self, urls: Iterable[str]) -> list[BackendStatus]:
         wanted = set(urls)
         return [status for status in self.pool.status().backends if status.url in wanted]
+
+
+def _urls(pool: Pool) -> tuple[str, ...]:
+    return tuple(backend.url for backend in pool.declared)
 
 
 def _sum(statuses: Iterable[BackendStatus]) -> tuple[int, int]:

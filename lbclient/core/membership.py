@@ -196,13 +196,17 @@ class Membership:
 
     def _publish(self, now: float) -> Snapshot:
         before = self._snapshot
+        for state in self._states.values():
+            if state.health.settle(now):
+                self._log(logging.INFO, "its time has come: %s", state, state.health.describe(now))
         snapshot = build_snapshot(tuple(self._states.values()), self._rules, self.rng, now, before)
         self._snapshot = snapshot
-        if snapshot.panic and not before.panic:
-            words = "%s: too few backends are available; picking among all %d, healthy or not"
-            self._news.add(logging.WARNING, words, self.name, len(snapshot.candidates))
-        elif before.panic and not snapshot.panic:
-            self._news.add(logging.INFO, "%s: enough backends are available again", self.name)
+        trouble = snapshot.trouble
+        if trouble != before.trouble:
+            if trouble:
+                self._news.add(logging.WARNING, "%s: %s", self.name, trouble)
+            else:
+                self._news.add(logging.INFO, "%s: enough backends are available again", self.name)
         return snapshot
 
     def _changed(self, url: str, words: str, *args: object, level: int = logging.INFO) -> None:

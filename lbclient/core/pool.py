@@ -330,6 +330,8 @@ class Pool(Membership):
         for state in self._states.values():
             if state.url in exclude:
                 reasons[state.url] = "already tried"
+            elif state.health.admin is not Admin.ACTIVE:
+                reasons[state.url] = state.health.describe(now)  # full or not: room would change nothing
             elif self.max_requests is not None and self._in_flight >= self.max_requests:
                 reasons[state.url] = f"{self._in_flight} in flight in the pool, the limit"
             elif self._is_full(state):
@@ -454,6 +456,8 @@ class Pool(Membership):
             generation=snapshot.generation,
             panic=snapshot.panic,
             tiers=tuple(TierStatus(t.priority, t.zone, float(t.share)) for t in snapshot.tiers),
+            degraded=bool(snapshot.trouble),
+            why=snapshot.trouble,
             backends=tuple(status_of(state, now) for state in self._states.values()),
         )
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from lbclient.core.algorithms.picker import Algorithm, Picker, pick_by_rebuilding
+from lbclient.core.algorithms.picker import Algorithm, Picker, pick_around, pick_by_rebuilding
 from lbclient.core.backend import BackendState
 from lbclient.core.health import RAMP_STEPS, Admin, Passive
-from lbclient.core.tiers import Tier, TieredPicker, divide, pick_around
+from lbclient.core.tiers import Tier, TieredPicker, divide
 
 LOADS_SHOWN = 16  # copying the loads of the candidates costs 30 ns each; a larger pool's record does without
 
@@ -44,6 +44,7 @@ class Snapshot:
         weights: Theirs, slow start included.
         reserve: Who is available and not needed, in declared order.
         panic: Whether health was ignored.
+        helping: The priorities that carry load though they are not the first.
         valid_until: When time may have changed the answer.
         skipped: Why each of the others is none.
         picker: None when there are no candidates.
@@ -54,6 +55,7 @@ class Snapshot:
         "candidates",
         "ended",
         "generation",
+        "helping",
         "observed",
         "panic",
         "pick",
@@ -78,6 +80,7 @@ class Snapshot:
         valid_until: float,
         skipped: dict[str, str],
         picker: Picker | None,
+        helping: tuple[int, ...],
     ) -> None:
         self.generation = generation
         self.tiers = tiers
@@ -88,6 +91,7 @@ class Snapshot:
         self.valid_until = valid_until
         self.skipped = skipped
         self.picker = picker
+        self.helping = helping
         self.shows_loads = len(candidates) <= LOADS_SHOWN
         self.pick: Callable[[bytes | None], BackendState] | None = None if picker is None else picker.pick
         self.started: Callable[[BackendState], None] | None = getattr(picker, "started", None)
@@ -95,6 +99,19 @@ class Snapshot:
         self.observed: Callable[[BackendState, float, bool, float], None] | None = getattr(
             picker, "observed", None
         )
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the pool as a whole, in words; empty when its first priority carries all of the load."""
+        if not self.candidates:
+            return "nobody may be picked"
+        if self.panic:
+            return "too few backends are available; picking among all, healthy or not"
+        if self.helping:
+            return (
+                f"too few backends are available; priority {' and '.join(map(str, self.helping))} helps out"
+            )
+        return ""
 
     def pick_other(
         self, algorithm: Algorithm, rng: Random, key: bytes | None, avoid: Collection[BackendState]
@@ -139,6 +156,8 @@ def build_snapshot(
         state.weight = float(state.backend.weight)
     skipped = {s.url: why_not(s, now, tiers) for s in others}
     reserve = tuple(s for s in others if s in available)
+    first = min((s.backend.priority for s in states if s.health.admin is not Admin.STANDBY), default=0)
+    helping = tuple(sorted({tier.priority for tier in tiers} - {first}))
     now_true = (tiers, candidates, weights)
     if before is not None and (before.tiers, before.candidates, before.weights) == now_true:
         generation = before.generation if before.panic == panic else before.generation + 1
@@ -148,7 +167,9 @@ def build_snapshot(
         for state, weight in zip(candidates, weights, strict=True):
             state.weight = weight
         picker = _picker(rules.algorithm, tiers, rng)
-    return Snapshot(generation, tiers, candidates, weights, reserve, panic, valid_until, skipped, picker)
+    return Snapshot(
+        generation, tiers, candidates, weights, reserve, panic, valid_until, skipped, picker, helping
+    )
 
 
 def why_not(state: BackendState, now: float, tiers: Sequence[Tier]) -> str:

@@ -6,7 +6,6 @@ and not roughly so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import islice
 from random import Random
@@ -14,10 +13,10 @@ from threading import Lock
 from time import monotonic
 from typing import NamedTuple
 
-from lbclient.core.affinity import cookie_values
 from lbclient.core.algorithms.smooth import WeightedRoundRobin
 from lbclient.core.backend import Backend, BackendState
 from lbclient.core.checks import check_number
+from lbclient.core.cookies import COOKIE_NAME, MOST_VALUES, cookie_values, set_cookie
 from lbclient.core.facts import Facts, Header
 from lbclient.core.pool import Pool
 from lbclient.core.tokens import Secret, Signer
@@ -76,7 +75,7 @@ class Split:
             raise ValueError("secret signs the cookie of a sticky split; write sticky=True, or leave it out")
         if not isinstance(cookie, str):
             raise TypeError(f"cookie is {cookie!r}; write a cookie name such as 'LBCLIENT-SPLIT'")
-        if not _TOKEN.fullmatch(cookie):
+        if not COOKIE_NAME.fullmatch(cookie):
             raise ValueError(f"cookie is {cookie!r}; write a cookie name such as 'LBCLIENT-SPLIT'")
         checked = _checked(weights)
         names = [pool.name for pool in checked]
@@ -139,15 +138,15 @@ class Split:
         signer = self._signer
         if signer is None:
             return sides.next()
-        for value in islice(cookie_values(facts.headers, self._cookie), _MOST_VALUES):
+        for value in islice(cookie_values(facts.headers, self._cookie), MOST_VALUES):
             name = signer.find(value, sides.by_name, now)
             if name is not None:
                 return sides.by_name[name]
         routed = sides.next()
-        cookie = f"{self._cookie}={signer.issue(routed.pool.name, now)}; Path=/; HttpOnly; SameSite=Lax"
-        if facts.scheme == "https":
-            cookie += "; Secure"
-        return routed._replace(set_cookie=(b"set-cookie", cookie.encode("ascii")))
+        value = signer.issue(routed.pool.name, now)
+        secure = facts.scheme == "https"
+        cookie = set_cookie(self._cookie, value, path="/", samesite="lax", secure=secure)
+        return routed._replace(set_cookie=cookie)
 
 
 class _Sides:
@@ -179,10 +178,6 @@ class _Sides:
         with self._lock:
             side = self._picker.pick(None)
         return self._routed[side]
-
-
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a cookie's name: RFC 9110, section 5.6.2
-_MOST_VALUES = 8  # of one name; another path or a neighbour's domain can add some, but not any number
 
 
 def _checked(weights: Mapping[Pool, float]) -> dict[Pool, float]:

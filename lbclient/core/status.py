@@ -70,6 +70,9 @@ class PoolStatus:
         panic: Whether picks ignore health, because too few backends are healthy.
         backends: In declared order.
         tiers: Which priorities and zones carry the load; the shares sum to 1. Empty when nobody may be picked.
+        degraded: Whether the first priority does not carry all of the load: others help out, health is ignored, or
+            nobody may be picked.
+        why: What is wrong, in words; empty when it is not degraded.
     """
 
     name: str
@@ -78,6 +81,8 @@ class PoolStatus:
     panic: bool
     backends: tuple[BackendStatus, ...]
     tiers: tuple[TierStatus, ...] = ()
+    degraded: bool = False
+    why: str = ""
 
 
 def status_of(state: BackendState, now: float) -> BackendStatus:

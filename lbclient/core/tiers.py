@@ -67,7 +67,7 @@ from math import lcm
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
-from lbclient.core.algorithms.picker import Algorithm, Picker, pick_by_rebuilding
+from lbclient.core.algorithms.picker import Algorithm, pick_around
 from lbclient.core.algorithms.rendezvous import RendezvousLots, rendezvous_lots
 from lbclient.core.algorithms.smooth import smooth_schedule
 from lbclient.core.backend import BackendState
@@ -79,7 +79,6 @@ MOST_TURNS = 1000  # a cycle of two tiers takes 0.2 ms to write down
 
 Zone: TypeAlias = str | None
 _Group = TypeVar("_Group")
-_PickOther: TypeAlias = Callable[[bytes | None, Collection[BackendState]], BackendState | None]
 _Hook: TypeAlias = Callable[[BackendState], None]
 _Observed: TypeAlias = Callable[[BackendState, float, bool, float], None]
 
@@ -280,21 +279,6 @@ def _total(weights: Iterable[float]) -> Fraction:
 
 
 # Picking
-
-
-def pick_around(
-    picker: Picker | None,
-    algorithm: Algorithm,
-    backends: Sequence[BackendState],
-    rng: Random,
-    key: bytes | None,
-    avoid: Collection[BackendState],
-) -> BackendState | None:
-    """The choice of `picker`, which `algorithm` built over `backends`, among those not in `avoid`."""
-    own: _PickOther | None = getattr(picker, "pick_other", None)
-    if own is not None:
-        return own(key, avoid)
-    return pick_by_rebuilding(algorithm, backends, rng, key, avoid)
 
 
 class TieredPicker:

@@ -1,13 +1,14 @@
-"""Flips decided: what is staged, when it is ready, what the guard concludes, and what is left in the end."""
+"""Drains and flips decided: what is staged, when it is ready, what the guard concludes, and what is left in the end."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
-from lbclient import Backend, Guard, Pool, TcpProbe
-from lbclient.core.deploy import Swap, Verdict
+from lbclient import Backend, CookieAffinity, Guard, Pool, TcpProbe
+from lbclient.core.deploy import Leaving, Swap, Verdict
 from tests.core.pools import A, B, C, fail, make_pool, of, shares, succeed
 
 D = "http://d:1"
@@ -212,3 +213,104 @@ def test_what_is_no_set_is_refused(backends: Any, error: type[Exception], messag
 def test_a_guard_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Guard(**options)
+
+
+# Whoever is leaving, while others change the set
+
+
+def drained(pool: Pool, url: str) -> Leaving:
+    leaving = Leaving(pool, url)
+    pool.begin_drain(url)
+    return leaving
+
+
+def test_a_drain_waits_for_what_is_in_flight_and_then_disables() -> None:
+    pool, _ = pool_of(A, B, probed=False)
+    ticket = pool.pick(exclude=[B])
+    leaving = drained(pool, A)
+    busy = [leaving.is_busy]
+    ticket.release()
+    busy.append(leaving.is_busy)
+    assert busy == [True, False]
+    assert leaving.goes_on
+    leaving.disable()
+    assert of(pool, A).admin == "disabled"
+
+
+def test_one_that_is_removed_while_it_drains_is_waited_for_and_goes() -> None:
+    pool, _ = pool_of(A, B, probed=False)
+    ticket = pool.pick(exclude=[B])
+    leaving = drained(pool, A)
+    pool.remove(A)
+    assert leaving.is_busy
+    heard: list[bool] = []
+    pool.subscribe(lambda: heard.append(leaving.is_busy))
+    ticket.release()
+    assert heard == [False]
+    assert leaving.goes_on
+    leaving.disable()
+    assert [status.url for status in pool.status().backends] == [B]
+
+
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_one_that_is_removed_while_it_drains_and_added_anew_is_left_alone(in_flight: bool) -> None:
+    pool, _ = pool_of(A, B, probed=False)
+    if in_flight:
+        pool.pick(exclude=[B])
+    leaving = drained(pool, A)
+    pool.remove(A)
+    pool.add(A)
+    assert not leaving.is_busy
+    assert not leaving.goes_on
+    leaving.disable()
+    assert of(pool, A).admin == "active"
+
+
+def test_one_that_is_enabled_again_is_left_alone() -> None:
+    pool, _ = pool_of(A, B, probed=False)
+    pool.pick(exclude=[B])
+    leaving = drained(pool, A)
+    pool.enable(A)
+    assert not leaving.is_busy
+    assert not leaving.goes_on
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_drain_waits_for_clients_who_are_tied_unless_they_are_given_away(stays: bool) -> None:
+    pool, _ = make_pool(A, B, affinity=CookieAffinity(sticky_while_draining=stays))
+    pool.state(A).tied = True
+    leaving = drained(pool, A)
+    busy = [leaving.is_busy]
+    pool.remove(A)  # and nobody can come back to it
+    assert [*busy, leaving.is_busy] == [stays, False]
+
+
+def test_no_pick_slips_through_a_drain_that_has_begun() -> None:
+    pool, _ = make_pool(A, B)
+    stop = threading.Event()
+
+    def customer() -> None:
+        while not stop.is_set():
+            with pool.pick():
+                pass
+
+    threads = [threading.Thread(target=customer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            changed = threading.Event()
+            unsubscribe = pool.subscribe(changed.set)
+            leaving = drained(pool, A)
+            picks = of(pool, A).picks
+            while leaving.is_busy:
+                assert changed.wait(20), "whoever ends last says so"
+                changed.clear()
+            assert of(pool, A).picks == picks
+            assert of(pool, A).in_flight == 0
+            unsubscribe()
+            pool.enable(A)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

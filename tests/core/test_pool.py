@@ -360,10 +360,61 @@ def test_state_changes_are_logged_and_picks_are_not(caplog: pytest.LogCaptureFix
     for url in (A, B, C):
         pool.report_probe(url, False)
     assert "probe failing" in caplog.text
-    assert "too few backends are available; picking among all 3" in caplog.text
+    assert "too few backends are available; picking among all, healthy or not" in caplog.text
     pool.report_probe(A, True)
     assert "probe passing, was failing" in caplog.text
     assert "enough backends are available again" in caplog.text
+
+
+def test_what_time_brings_is_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lbclient")
+    pool, clock = make_pool(A, B)
+    pool.begin_drain(A, grace=5)
+    heard: list[str] = []
+    pool.subscribe(lambda: heard.append(of(pool, A).admin))
+    clock.advance(5)
+    pool.pick()
+    assert heard == ["disabled"]
+    assert "default: http://a:1 its time has come: disabled" in caplog.messages
+    pool.enable(A)
+    eject(pool, A)
+    clock.advance(40)
+    pool.status()
+    assert "default: http://a:1 its time has come: half-open" in caplog.messages
+
+
+def test_a_pool_whose_first_priority_does_not_carry_all_is_degraded(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lbclient")
+    pool, _ = make_pool(Backend(A), Backend(B, priority=1), Backend(C, priority=2), fail_open=False)
+
+    def told() -> tuple[bool, str]:
+        status = pool.status()
+        return status.degraded, status.why
+
+    assert told() == (False, "")
+    pool.report_probe(A, False)
+    words = "too few backends are available; priority 1 helps out"
+    assert told() == (True, words)
+    assert ("lbclient", logging.WARNING, f"default: {words}") in caplog.record_tuples
+    pool.report_probe(B, False)
+    assert told() == (True, "too few backends are available; priority 2 helps out")
+    pool.report_probe(C, False)
+    assert told() == (True, "nobody may be picked")
+    pool.report_probe(A, True)
+    assert told() == (False, "")
+    assert caplog.messages[-1] == "default: enough backends are available again"
+    caplog.clear()
+    pool.set_weight(A, 2)
+    assert caplog.messages == ["default: http://a:1 weight 2"], "told once"
+
+
+def test_a_pool_that_ignores_health_is_degraded() -> None:
+    pool, _ = make_pool(A, B)
+    for url in (A, B):
+        pool.report_probe(url, False)
+    status = pool.status()
+    assert (status.panic, status.degraded) == (True, True)
+    assert status.why == "too few backends are available; picking among all, healthy or not"
 
 
 def test_a_log_handler_that_uses_the_pool_does_not_deadlock() -> None:

@@ -129,6 +129,18 @@ def test_a_full_backend_is_no_home() -> None:
     assert pool.pick_tied("http://x") is None
 
 
+def test_a_client_whose_backend_is_full_moves_and_is_told() -> None:
+    pool, _ = make_pool(affinity=CookieAffinity(secret=SECRET), max_in_flight=1)
+    client = Client(pool)
+    home, _ = client.ask()
+    busy = pool.pick_tied(home)
+    assert busy is not None
+    moved, sticky = client.ask()
+    assert (moved != home, sticky, client.set) == (True, False, 2)
+    busy.release()
+    assert client.ask() == (moved, True)
+
+
 def test_a_tied_request_can_be_the_trial() -> None:
     pool, clock = sticky_pool()
     client = Client(pool)

@@ -160,6 +160,33 @@ async def test_an_operator_can_take_a_drain_back(raw_server: MakeRawServer) -> N
         group.cancel_scope.cancel()
 
 
+async def test_a_backend_that_is_replaced_under_its_url_while_it_drains_is_left_alone(
+    raw_server: MakeRawServer,
+) -> None:
+    slow, other = raw_server(after_request(stall)), raw_server(respond())
+    transport = AsyncBalancedTransport([slow.url, other.url], algorithm="first")
+    pool = transport.pools["default"]
+    async with client(transport) as http, anyio.create_task_group() as group:
+        group.start_soon(http.get, "/")
+        while not slow.requests:
+            await anyio.sleep(0.01)
+
+        async def replace() -> None:
+            await anyio.sleep(0.05)
+            pool.remove(slow.url)
+            pool.add(slow.url)
+
+        group.start_soon(replace)
+        report = await transport.drain(slow.url, grace=20)
+        assert (report.drained, report.closed) == (False, 0)
+        assert [(status.url, status.admin) for status in pool.status().backends] == [
+            (other.url, "active"),
+            (slow.url, "active"),
+        ]
+        assert slow.open == 1
+        group.cancel_scope.cancel()
+
+
 async def test_one_change_at_a_time(raw_server: MakeRawServer) -> None:
     slow, other = raw_server(after_request(stall)), raw_server(respond())
     transport = AsyncBalancedTransport([slow.url, other.url], algorithm="first")
@@ -240,6 +267,26 @@ async def test_a_swap_that_is_cancelled_leaves_the_old_set_serving(servers: Shar
             await transport.swap([other.url, "http://127.0.0.1:1"])
         assert [status.url for status in transport.pools["default"].status().backends] == [one.url]
         assert (await http.get("/whoami")).text == one.name
+
+
+async def test_an_old_backend_that_somebody_removes_after_the_flip_is_not_missed(
+    raw_server: MakeRawServer,
+) -> None:
+    stays, leaves, new = raw_server(respond()), raw_server(respond()), raw_server(respond())
+    transport = AsyncBalancedTransport([stays.url, leaves.url])
+    pool = transport.pools["default"]
+
+    async def remove_after_the_flip() -> None:
+        while pool.status().backends[1].admin != "standby":
+            await anyio.sleep(0.01)
+        pool.remove(leaves.url)
+
+    async with client(transport), anyio.create_task_group() as group:
+        group.start_soon(remove_after_the_flip)
+        report = await transport.swap([new.url], guard=Guard(window=0.3))
+    assert report.swapped
+    assert [drain.url for drain in report.drains] == [stays.url]
+    assert [status.url for status in pool.status().backends] == [new.url]
 
 
 async def test_a_guard_rolls_back(raw_server: MakeRawServer) -> None:

@@ -15,11 +15,13 @@ last requests end): those it ignores. Numbers that have to survive a rebuild liv
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from lbclient.core.backend import BackendState
+
+PickOther: TypeAlias = Callable[[bytes | None, Collection[BackendState]], BackendState | None]
 
 
 @runtime_checkable
@@ -38,6 +40,21 @@ class Algorithm(Protocol):
     def build(self, backends: Sequence[BackendState], rng: Random, /) -> Picker:
         """A picker over `backends` (never empty), drawing from `rng`."""
         ...  # pragma: no cover - a protocol
+
+
+def pick_around(
+    picker: Picker | None,
+    algorithm: Algorithm,
+    backends: Sequence[BackendState],
+    rng: Random,
+    key: bytes | None,
+    avoid: Collection[BackendState],
+) -> BackendState | None:
+    """The choice of `picker` (`algorithm`'s, over `backends`) among those not in `avoid`; None when nobody is left."""
+    own: PickOther | None = getattr(picker, "pick_other", None)
+    if own is not None:
+        return own(key, avoid)
+    return pick_by_rebuilding(algorithm, backends, rng, key, avoid)
 
 
 def pick_by_rebuilding(

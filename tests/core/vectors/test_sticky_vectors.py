@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lbclient.core.affinity import AppCookieAffinity, CookieAffinity, KeyAffinity, without_cookie
+from lbclient.core.affinity import AppCookieAffinity, CookieAffinity, KeyAffinity
+from lbclient.core.cookies import without_cookie
 from lbclient.core.facts import Facts
 from lbclient.core.pool import Pool
 
