@@ -270,10 +270,10 @@ class HttpcoreEngine(PooledEngine):
         core: httpcore.AsyncHTTP11Connection | HTTP2Connection
         try:
             if http2:
-                core = shared = HTTP2Connection(target.origin, stream, connect.keepalive_expiry)
+                core = shared = HTTP2Connection(target.origin, stream)
                 await shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
             else:
-                core = httpcore.AsyncHTTP11Connection(target.origin, stream, connect.keepalive_expiry)
+                core = httpcore.AsyncHTTP11Connection(target.origin, stream)
             connection = HttpcoreConnection(core, stream)
             connections.opened(connection)
         except BaseException:

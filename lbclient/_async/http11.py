@@ -402,11 +402,16 @@ class ResponseReader:
 
     def _hold_head(self, data: bytes, position: int) -> int:
         """An incomplete head: keep it, if it can still become a legal one."""
+        start = data[position : position + 60]
+        if not b"HTTP/1.".startswith(start[:7]):
+            raise RemoteProtocolError(f"illegal status line {start!r}")
+        return self._hold(data, position, MAX_HEAD, "the response's head is")
+
+    def _hold(self, data: bytes, position: int, most: int, what: str) -> int:
+        """The rest of `data`, an incomplete line or block of lines: keep it, if it can still become a legal one."""
         held = data[position:]
-        if len(held) >= MAX_HEAD:
-            raise RemoteProtocolError(f"the response's head is longer than {MAX_HEAD} bytes")
-        if not b"HTTP/1.".startswith(held[:7]):
-            raise RemoteProtocolError(f"illegal status line {held[:60]!r}")
+        if len(held) >= most:
+            raise RemoteProtocolError(f"{what} longer than {most} bytes")
         _check_line_ends(held, self._scanned)
         self._scanned = len(held) - 1
         self._held = held
@@ -463,8 +468,7 @@ class ResponseReader:
                 else:
                     end = data.find(b"\r\n", position, position + MAX_CHUNK_LINE)
                     if end < 0:
-                        self._hold_line(data, position)
-                        return size
+                        return self._hold(data, position, MAX_CHUNK_LINE, "a chunk's line is")
                     self._scanned = 0
                     left = _chunk_size(data[position:end])
                     position = end + 2
@@ -477,27 +481,13 @@ class ResponseReader:
             if found:  # one part, or a body of tiny chunks would take forty times its size
                 self.parts.append(found[0] if len(found) == 1 else b"".join(found))
 
-    def _hold_line(self, data: bytes, position: int) -> None:
-        held = data[position:]
-        if len(held) >= MAX_CHUNK_LINE:
-            raise RemoteProtocolError(f"a chunk's line is longer than {MAX_CHUNK_LINE} bytes")
-        _check_line_ends(held, self._scanned)
-        self._scanned = len(held) - 1
-        self._held = held
-
     def _read_trailers(self, data: bytes, position: int) -> int:
         if data.startswith(b"\r\n", position):
             self.state = _DONE
             return position + 2
         end = data.find(b"\r\n\r\n", position, position + MAX_HEAD)
         if end < 0:
-            held = data[position:]
-            if len(held) >= MAX_HEAD:
-                raise RemoteProtocolError(f"the trailers are longer than {MAX_HEAD} bytes")
-            _check_line_ends(held, self._scanned)
-            self._scanned = len(held) - 1
-            self._held = held
-            return len(data)
+            return self._hold(data, position, MAX_HEAD, "the trailers are")
         self._scanned = 0
         self.trailers, length, coding, _ = _fields(self._lines(data[position:end]))
         if length is not None or coding:

@@ -67,13 +67,8 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
         quiet: It has been idle between requests, and nothing has come since: an end now may be one from then.
     """
 
-    def __init__(
-        self,
-        origin: httpcore.Origin,
-        stream: httpcore.AsyncNetworkStream,
-        keepalive_expiry: float | None = None,
-    ) -> None:
-        super().__init__(origin, stream, keepalive_expiry)
+    def __init__(self, origin: httpcore.Origin, stream: httpcore.AsyncNetworkStream) -> None:
+        super().__init__(origin, stream)
         from lbclient._async.goaway import LastingState  # h2 is an extra
 
         self._lasting = LastingState(self.CONFIG)

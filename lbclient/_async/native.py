@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
 import anyio
-import httpcore
 import httpx
 
 from lbclient._async.connections import OPEN, Connections
@@ -18,7 +16,7 @@ from lbclient._async.engine import Answer, PooledEngine, Progress
 from lbclient._async.errors import as_httpx
 from lbclient._async.http11 import Head, Outgoing
 from lbclient._async.native_connection import Body, NativeConnection
-from lbclient._async.native_stream import NativeStream
+from lbclient._async.native_stream import NativeStream, connecting_within
 from lbclient._async.retarget import Target
 from lbclient._async.streams import Lease
 from lbclient._async.tracing import Events, is_watched
@@ -111,12 +109,9 @@ class NativeEngine(PooledEngine):
                 left = None if deadline is None else max(0.0, deadline - anyio.current_time())
                 name = target.server_name(request) or target.backend.hostname
                 await _start_tls(connection, self._ssl_context(), name, left, events)
-            try:
-                connections.opened(connection)
-            except BaseException:
-                connection.abort()
-                raise
+            connections.opened(connection)
         except BaseException:
+            connection.abort()
             await connections.give_back(OPEN)
             raise
         return connection
@@ -145,7 +140,7 @@ class NativeEngine(PooledEngine):
             )
 
         async def step() -> None:
-            with _connecting(timeout):
+            with connecting_within(timeout):
                 await connecting()
                 if connect.socket_options is not None:
                     socket = connection.transport.get_extra_info("socket")
@@ -165,25 +160,10 @@ async def _start_tls(
     told = {"ssl_context": context, "server_hostname": server_hostname, "timeout": timeout}
 
     async def step() -> None:
-        with _connecting(timeout):
+        with connecting_within(timeout):
             await connection.start_tls(context, server_hostname)
 
-    try:
-        await _told(events, "connection.start_tls", told, step, connection)
-    except BaseException:
-        connection.abort()
-        raise
-
-
-@contextmanager
-def _connecting(timeout: float | None) -> Generator[None, None, None]:
-    try:
-        with anyio.fail_after(timeout):
-            yield
-    except TimeoutError as exc:
-        raise httpcore.ConnectTimeout from exc
-    except OSError as exc:
-        raise httpcore.ConnectError(str(exc)) from exc
+    await _told(events, "connection.start_tls", told, step, connection)
 
 
 async def _told(

@@ -81,7 +81,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.written = 0
         self.received = 0
         self.turn = 0
-        self.transport = cast(asyncio.Transport, None)  # until connection_made, before which nobody has it
+        self.transport = cast(asyncio.Transport, None)  # until connection_made
         self._loop = loop
         self._reader = ResponseReader()
         self._sent = True
@@ -136,7 +136,8 @@ class NativeConnection(Connection, asyncio.Protocol):
     def abort(self) -> None:
         """Close without lingering: `close()` would wait for the peer on TLS, and for a peer that reads."""
         self._closed_by_us = self._over = True
-        self.transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def cut(self, reason: str) -> None:
         """See `Connection`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +16,18 @@ from lbclient._async.native_connection import NativeConnection
 _NAMES = MappingProxyType(
     {"ssl_object": "ssl_object", "client_addr": "sockname", "server_addr": "peername", "socket": "socket"}
 )
+
+
+@contextmanager
+def connecting_within(timeout: float | None) -> Generator[None, None, None]:
+    """Connect, or begin with TLS, in here: in so many seconds, and with httpcore's exceptions."""
+    try:
+        with anyio.fail_after(timeout):
+            yield
+    except TimeoutError as exc:
+        raise httpcore.ConnectTimeout from exc
+    except OSError as exc:
+        raise httpcore.ConnectError(str(exc)) from exc
 
 
 class NativeStream(httpcore.AsyncNetworkStream):
@@ -41,13 +55,8 @@ class NativeStream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         """TLS from now on: in the tunnel that a CONNECT has opened."""
-        try:
-            with anyio.fail_after(timeout):
-                await self._connection.start_tls(ssl_context, server_hostname)
-        except TimeoutError as exc:
-            raise httpcore.ConnectTimeout(f"no TLS within {timeout} s") from exc
-        except OSError as exc:
-            raise httpcore.ConnectError(str(exc)) from exc
+        with connecting_within(timeout):
+            await self._connection.start_tls(ssl_context, server_hostname)
         return self
 
     def get_extra_info(self, info: str) -> Any:

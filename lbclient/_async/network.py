@@ -179,5 +179,10 @@ async def _traced(
     except BaseException as exc:
         await trace(f"{name}.failed", {"exception": exc})
         raise
-    await trace(f"{name}.complete", {"return_value": stream})
+    try:
+        await trace(f"{name}.complete", {"return_value": stream})
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await stream.aclose()  # nobody else has it yet
+        raise
     return stream

@@ -179,11 +179,10 @@ class Swap:
 
     def unready(self) -> dict[str, str]:
         """Who of the whole new set is not fit to serve, and why; empty when all are."""
-        wanted = "passing" if self.pool.probe is not None else "unknown"
-        checks = {status.url: f"check {status.check}" for status in self._statuses(self.target)}
-        ready = ("check passing", f"check {wanted}")
-        found = {url: checks.get(url, "it was removed meanwhile") for url in self.target}
-        return {url: why for url, why in found.items() if why not in ready}
+        fit = {"passing"} if self.pool.probe is not None else {"passing", "unknown"}
+        checks = {status.url: status.check for status in self._statuses(self.target)}
+        gone = {url: "it was removed meanwhile" for url in self.target if url not in checks}
+        return gone | {url: f"check {check}" for url, check in checks.items() if check not in fit}
 
     def unstage(self) -> None:
         """The new ones leave again; nothing has changed."""

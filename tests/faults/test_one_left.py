@@ -45,7 +45,7 @@ async def test_no_idempotent_request_fails_and_no_other_is_carried_out_twice(
             stop_after_attempt(4),
             requests=300,
             kinds=kinds,
-            read_timeout=0.5,
+            read_timeout=1,
         )
     print(f"\n{wire}: {kinds}: {dict(ledger.attempts)}, {ledger.open_ended} open-ended")
     assert not ledger.lost, ledger.lost[:3]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from trustme import CA
 
 import lbclient
 from lbclient import AsyncBalancedTransport, Backend, Connect, HttpProbe, NoBackendAvailable, Pool, Record
@@ -442,6 +444,29 @@ async def test_a_failed_connect_is_traced_too() -> None:
         with pytest.raises(httpx.ConnectError):
             await http.get("/", extensions={"trace": trace})
     assert events == ["connection.connect_tcp.started", "connection.connect_tcp.failed"]
+
+
+@pytest.mark.parametrize("step", ["connection.connect_tcp.complete", "connection.start_tls.complete"])
+async def test_a_trace_that_raises_while_connecting_leaves_no_socket_behind(
+    raw_server: MakeRawServer, ca: CA, client_ssl_context: ssl.SSLContext, step: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    server = raw_server(respond(), tls=context)
+
+    async def trace(name: str, info: dict[str, Any]) -> None:
+        if name == step:
+            raise ValueError("enough")
+
+    connect = Connect(verify=client_ssl_context)
+    transport = AsyncBalancedTransport([server.url], connect=connect)
+    async with client(transport) as http:
+        with pytest.raises(ValueError, match="enough"):
+            await http.get("/", extensions={"trace": trace})
+        with anyio.fail_after(5):
+            while server.open:
+                await anyio.sleep(0.01)
+        assert transport.connections() == {server.url: (0, 0)}
 
 
 async def test_websockets_through_httpx_ws_are_in_flight_until_they_close(servers: SharedServers) -> None:
