@@ -1,23 +1,26 @@
-"""Real servers on loopback for the benchmarks: they start here, and they end here.
+"""Real servers on loopback for the benchmarks.
 
-Each backend is an nginx of its own with one worker, a body of a few bytes and keep-alive that does not run
-out, so that what is measured is the client. Configuration and logs live in a temporary directory.
+Each backend is an nginx of its own with one worker and keep-alive that does not run out, so that what is measured is
+the client. Configuration and logs live in a temporary directory.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
+import sys
 import tempfile
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.servers import executable, free_ports, running
+from benchmarks.workloads import MIB, WORKLOADS, Scene
+
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
+
+    from benchmarks.workloads import Workload
 
 CONFIG = """\
 worker_processes 1;
@@ -30,103 +33,81 @@ http {{
   access_log off;
   client_body_temp_path {name}_body; proxy_temp_path {name}_proxy; fastcgi_temp_path {name}_fastcgi;
   uwsgi_temp_path {name}_uwsgi; scgi_temp_path {name}_scgi;
+  client_max_body_size 0; client_body_buffer_size 2m;
   keepalive_timeout 300s;
   keepalive_requests 100000000;
-  tcp_nodelay on;
+  tcp_nodelay on; sendfile on;
   default_type text/plain;
-  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 '{name} ok'; }} }}
+  server {{
+    listen 127.0.0.1:{port}{options} backlog=4096;
+    {certificate}
+    location / {{ return 200 '{name} ok'; }}
+    location = /large {{ root .; }}
+    location = /upload {{  # `return` would not wait for the body
+      proxy_pass http://unix:{name}.sock:/; proxy_pass_request_body off; proxy_set_header Content-Length "";
+    }}
+  }}
+  server {{ listen unix:{name}.sock; location / {{ return 200 '{name} ok'; }} }}
 }}
 """
+CERTIFICATE = "ssl_certificate {home}/cert.pem; ssl_certificate_key {home}/key.pem;"
 
 
-def client_cpu() -> int | None:
-    """The cpu the client is pinned to: the first one we may use. None where cpus cannot be chosen."""
-    return min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-
-
-def server_cpu() -> int | None:
-    """The cpu the servers are pinned to: the last one we may use, the client's own if there is but one."""
-    return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-
-
-def pin_client(cpu: int | None) -> None:
-    """Keep this process on `cpu`. Call it after the servers have started, or they inherit it."""
-    if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
+def nginx() -> str:
+    return executable("nginx", "apt install nginx-light, or brew install nginx")
 
 
 def nginx_version() -> str:
     """What `nginx -v` says, for the report."""
-    said = subprocess.run([_nginx(), "-v"], capture_output=True, text=True, check=True).stderr
+    said = subprocess.run([nginx(), "-v"], capture_output=True, text=True, check=True).stderr
     return said.partition("nginx/")[2].split()[0]
 
 
 @contextmanager
-def nginx_backends(count: int = 3) -> Iterator[tuple[str, ...]]:
-    """Start `count` nginx servers on free loopback ports; yield their URLs; stop exactly those servers.
+def fleet(workload: Workload = WORKLOADS["small"], count: int = 3) -> Iterator[Scene]:
+    """So many backends for a workload, until the block ends.
 
-    Raises `SystemExit` with what to install when nginx is missing, `RuntimeError` with its log when one
-    does not come up.
+    Raises `SystemExit` with what to install when nginx is missing, `RuntimeError` with its log when one does not
+    come up.
     """
-    executable, cpu = _nginx(), server_cpu()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbclient-benchmarks-")))
         home.chmod(0o755)  # under root the workers are nobody
-        ports = _free_ports(count)
+        ports = free_ports(count)
+        if workload.delay:
+            command = [sys.executable, "-m", "benchmarks.delayed", str(workload.delay), *map(str, ports)]
+            stack.enter_context(running(command, ports, home / "delayed.log"))
+            yield Scene(workload, tuple(f"http://127.0.0.1:{port}" for port in ports))
+            return
+        (home / "large").write_bytes(bytes(MIB))
+        context = _certificate(home) if workload.tls else None
+        options = (" ssl" if workload.tls else "") + (" http2" if workload.http2 else "")
+        certificate = CERTIFICATE.format(home=home) if workload.tls else ""
         for number, port in enumerate(ports, 1):
             name = f"b{number}"
             config = home / f"{name}.conf"
-            config.write_text(CONFIG.format(name=name, port=port))
-            command = [executable, "-p", str(home), "-e", f"{name}.log", "-c", str(config)]
-            # A group of their own: Ctrl-C reaches us first, and we stop them in order.
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                start_new_session=True, preexec_fn=lambda: pin_client(cpu),
-            )  # fmt: skip
-            stack.callback(_stop, process)
-            _wait_until_listening(process, port, home / f"{name}.log")
-        yield tuple(f"http://127.0.0.1:{port}" for port in ports)
+            config.write_text(
+                CONFIG.format(name=name, port=port, options=options, certificate=certificate)
+                .replace("unix:", f"unix:{home}/")
+                .replace("root .;", f"root {home};")
+            )
+            command = [nginx(), "-p", str(home), "-e", f"{name}.log", "-c", str(config)]
+            stack.enter_context(running(command, [port], home / f"{name}.out"))
+        scheme = "https" if workload.tls else "http"
+        yield Scene(workload, tuple(f"{scheme}://127.0.0.1:{port}" for port in ports), context)
 
 
-def _nginx() -> str:
-    found = shutil.which("nginx", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
-    if found is None:
-        raise SystemExit(
-            "the benchmarks need nginx as a backend: apt install nginx-light, or brew install nginx"
-        )
-    return found
+def _certificate(home: Path) -> ssl.SSLContext:
+    """Write a certificate for the backends; a context that trusts it."""
+    import ssl
 
+    import trustme
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def _wait_until_listening(
-    process: subprocess.Popen[bytes], port: int, log: Path, timeout: float = 10.0
-) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise RuntimeError(
-        f"nginx on port {port} did not come up:\n{log.read_text() if log.exists() else '(no log)'}"
-    )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=5.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    ca = trustme.CA()
+    issued = ca.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(home / "key.pem"))
+    with (home / "cert.pem").open("wb") as file:
+        file.writelines(blob.bytes() for blob in issued.cert_chain_pems)
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return context

@@ -20,8 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.backends import client_cpu, pin_client
 from benchmarks.report import Table, describe, environment, write_json
+from benchmarks.servers import client_cpu, pin_client
 from lbclient import Backend, Pool
 from lbclient.algorithms import BY_NAME
 from lbclient.core.algorithms.picker import Picker

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from benchmarks.servers import cpu_us
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.targets import Client, Target
+    from benchmarks.workloads import Scene, Workload
 
 clock = time.perf_counter
 
@@ -49,12 +52,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What was measured. Rates are per second, times in the unit of their name."""
+    """What was measured. Rates are per second, times in the unit of their name.
+
+    CPU is that of this process for each answer; in total, with the proxy's that it went through.
+    """
 
     answers: int
     seconds: float
     rps: float
     cpu_us: float
+    total_cpu_us: float
     p50_ms: float
     p99_ms: float
     errors: dict[str, int]
@@ -67,6 +74,7 @@ class Slice:
 class _Mark:
     at: float
     cpu: float
+    proxy_us: float
     answers: int
     waiting: tuple[float, ...]
 
@@ -78,12 +86,13 @@ class _Tally:
     answers from memory never lets the event loop run a timer.
     """
 
-    def __init__(self, plan: Plan, concurrency: int) -> None:
+    def __init__(self, plan: Plan, concurrency: int, proxy: int | None) -> None:
         self.latencies: list[float] = []
         self.errors: Counter[str] = Counter()
         self.started = [inf] * concurrency
         self.marks: list[_Mark] = []
         self._window = plan.window
+        self._proxy = proxy
         self.next_mark = clock() + plan.warm_up
 
     def __repr__(self) -> str:
@@ -97,25 +106,25 @@ class _Tally:
     def look(self, now: float) -> None:
         if now >= self.next_mark and not self.done:
             waiting = tuple(now - at for at in self.started if at < now)
-            self.marks.append(_Mark(now, time.process_time(), len(self.latencies), waiting))
+            proxy_us = 0.0 if self._proxy is None else cpu_us(self._proxy)
+            self.marks.append(_Mark(now, time.process_time(), proxy_us, len(self.latencies), waiting))
             self.next_mark = now + self._window
 
 
-def measure(
-    target: Target, urls: Sequence[str], concurrency: int, plan: Plan, loop: str = "asyncio"
-) -> Slice:
+def measure(target: Target, scene: Scene, concurrency: int, plan: Plan, loop: str = "asyncio") -> Slice:
     """Run one slice of `target` with `concurrency` requests in flight, on the event loop named `loop`."""
     gc.collect()
-    result: Slice = anyio.run(_measure, target, urls, concurrency, plan, **LOOPS[loop])
+    result: Slice = anyio.run(_measure, target, scene, concurrency, plan, **LOOPS[loop])
     return result
 
 
-async def _measure(target: Target, urls: Sequence[str], concurrency: int, plan: Plan) -> Slice:
-    client, url = target.make(urls)
-    tally = _Tally(plan, concurrency)
+async def _measure(target: Target, scene: Scene, concurrency: int, plan: Plan) -> Slice:
+    client, origin = target.make(scene)
+    proxy = None if target.proxy is None else scene.proxies[target.proxy].pid
+    tally = _Tally(plan, concurrency, proxy)
     async with anyio.create_task_group() as workers:
         for number in range(concurrency):
-            workers.start_soon(_work, client, url, tally, number)
+            workers.start_soon(_work, client, origin, scene.workload, tally, number)
         while not tally.done:
             await anyio.sleep(max(0.001, tally.next_mark - clock()))
             tally.look(clock())
@@ -139,12 +148,13 @@ async def _close(client: Client, tally: _Tally) -> None:
         tally.errors["close hangs"] += 1
 
 
-async def _work(client: Client, url: str, tally: _Tally, number: int) -> None:
+async def _work(client: Client, origin: str, workload: Workload, tally: _Tally, number: int) -> None:
+    method, url, content = workload.method, origin + workload.path, workload.content
     started = tally.started
     while not tally.done:
         begun = started[number] = clock()
         try:
-            response = await client.get(url)
+            response = await client.request(method, url, content=content)
             if response.status_code != 200:
                 tally.errors[f"status {response.status_code}"] += 1
         except Exception as error:
@@ -165,11 +175,14 @@ def _summary(tally: _Tally, plan: Plan) -> Slice:
     # Requests nobody answered are the slow ones: leaving them out would flatter whoever lets them starve.
     # They count with the age they had, so the p99 of a cut slice is a lower bound.
     slow = [*arrived, *end.waiting] if plan.cut else arrived
+    cpu = (end.cpu - begin.cpu) * 1e6
+    total = cpu + end.proxy_us - begin.proxy_us
     return Slice(
         answers=answers,
         seconds=seconds,
         rps=answers / seconds,
-        cpu_us=(end.cpu - begin.cpu) / answers * 1e6 if answers else nan,
+        cpu_us=cpu / answers if answers else nan,
+        total_cpu_us=total / answers if answers else nan,
         p50_ms=_percentile(arrived, 50) * 1e3,
         p99_ms=_percentile(slow, 99) * 1e3,
         errors=dict(tally.errors),

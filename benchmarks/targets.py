@@ -1,6 +1,6 @@
 """The clients that are compared, by name.
 
-A target makes a fresh client for every slice and says which URL to get. Everything it needs is imported when
+A target makes a fresh client for every slice and says which origin to ask. Everything it needs is imported when
 the run begins (`resolve`), before anything is measured, so no target finds another set of modules than the
 next one.
 """
@@ -10,14 +10,17 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
-LOGICAL_URL = "http://service/"
+    from benchmarks.workloads import Scene
+
+LOGICAL_URL = "http://service"
 
 #: Compared when nobody asks for something else. The first one is the baseline of every ratio.
 DEFAULT = (
@@ -29,6 +32,12 @@ DEFAULT = (
     "null",
     "lbclient",
     "lbclient:round_robin",
+    "lbclient@httpcore",
+    "httpx-aiohttp",
+    "pyreqwest",
+    "via-nginx",
+    "via-haproxy",
+    "via-envoy",
 )
 BASELINE = DEFAULT[0]
 
@@ -41,17 +50,21 @@ class Response(Protocol):
 class Client(Protocol):
     """As much of `httpx.AsyncClient` as a slice uses."""
 
-    async def get(self, url: str, /) -> Response: ...
+    async def request(self, method: str, url: str, /, *, content: bytes | None = None) -> Response: ...
 
     async def aclose(self) -> None: ...
 
 
+Made: TypeAlias = "tuple[Client, str]"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A name, and how to make its client for the backends' URLs: `(client, url to get)`."""
+    """A name, how to make its client for a scene (with the origin to ask), and the proxy that it goes through."""
 
     name: str
-    make: Callable[[Sequence[str]], tuple[Client, str]]
+    make: Callable[[Scene], Made]
+    proxy: str | None = None
 
 
 def resolve(name: str) -> Target:
@@ -64,43 +77,98 @@ def resolve(name: str) -> Target:
     """
     if ours := re.fullmatch(r"lbclient(?::(\w+))?(?:@(\w+))?", name):
         return Target(name, _lbclient(algorithm=ours[1], engine=ours[2]))
-    plain: dict[str, Callable[[], Callable[[Sequence[str]], tuple[Client, str]]]] = {
-        "httpx": lambda: _one_backend(httpx.AsyncClient),
-        "httpx-unlimited": lambda: _one_backend(lambda: httpx.AsyncClient(limits=httpx.Limits())),
+    if via := re.fullmatch(r"via-(nginx|haproxy|envoy)", name):
+        proxy = via[1]
+        return Target(name, lambda scene: (httpx.AsyncClient(), scene.proxies[proxy].url), proxy)
+    plain: dict[str, Callable[[], Callable[[Scene], Made]]] = {
+        "httpx": lambda: partial(_one_backend, httpx),
+        "httpx-unlimited": lambda: partial(_one_backend, httpx, unlimited=True),
         "httpx2": _httpx2,
-        "httpx2-unlimited": lambda: _httpx2(unlimited=True),
+        "httpx2-unlimited": lambda: partial(_httpx2(), unlimited=True),
+        "httpx-aiohttp": _aiohttp,
+        "pyreqwest": _pyreqwest,
         "naive-round-robin": lambda: _naive_round_robin,
         "null": lambda: _null,
     }
     if name not in plain:
-        known = ", ".join((*plain, "lbclient[:algorithm][@engine]"))
+        known = ", ".join((*plain, "via-nginx", "via-haproxy", "via-envoy", "lbclient[:algorithm][@engine]"))
         raise ValueError(f"no target {name!r}; there are {known}")
     return Target(name, plain[name]())
 
 
-def _one_backend(make: Callable[[], Client]) -> Callable[[Sequence[str]], tuple[Client, str]]:
-    return lambda urls: (make(), urls[0] + "/")
+def _one_backend(module: Any, scene: Scene, *, unlimited: bool = False) -> Made:
+    """The client of httpx, or of httpx2, for the first of the backends."""
+    return module.AsyncClient(**_options(module, scene, unlimited=unlimited)), scene.urls[0]
 
 
-def _httpx2(*, unlimited: bool = False) -> Callable[[Sequence[str]], tuple[Client, str]]:
+def _options(module: Any, scene: Scene, *, unlimited: bool = False) -> dict[str, Any]:
+    options: dict[str, Any] = {"http2": scene.workload.http2}
+    if scene.ssl_context is not None:
+        options["verify"] = scene.ssl_context
+    if scene.workload.cold:
+        most = None if unlimited else 100
+        options["limits"] = module.Limits(max_connections=most, max_keepalive_connections=0)
+    elif unlimited:
+        options["limits"] = module.Limits()
+    return options
+
+
+def _httpx2() -> Callable[..., Made]:
     import httpx2
 
-    if unlimited:
-        return _one_backend(lambda: httpx2.AsyncClient(limits=httpx2.Limits()))
-    return _one_backend(httpx2.AsyncClient)
+    return partial(_one_backend, httpx2)
 
 
-def _lbclient(*, algorithm: str | None, engine: str | None) -> Callable[[Sequence[str]], tuple[Client, str]]:
+def _aiohttp() -> Callable[[Scene], Made]:
+    import aiohttp
+    from httpx_aiohttp import AiohttpTransport
+
+    def make(scene: Scene) -> Made:
+        if scene.workload.http2:
+            raise NotComparable("aiohttp speaks HTTP/1.1")
+
+        def session() -> aiohttp.ClientSession:
+            connector = aiohttp.TCPConnector(
+                limit=0, force_close=scene.workload.cold, ssl=scene.ssl_context or True
+            )
+            return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+        return httpx.AsyncClient(transport=AiohttpTransport(client=session)), scene.urls[0]
+
+    return make
+
+
+def _pyreqwest() -> Callable[[Scene], Made]:
+    from pyreqwest.compatibility.httpx import HttpxTransport
+
+    def make(scene: Scene) -> Made:
+        if scene.ssl_context is not None or scene.workload.cold:
+            raise NotComparable("its own TLS and its own idea of keep-alive")
+        return httpx.AsyncClient(transport=HttpxTransport()), scene.urls[0]
+
+    return make
+
+
+class NotComparable(Exception):
+    """This target does not do what the workload asks for."""
+
+
+def _lbclient(*, algorithm: str | None, engine: str | None) -> Callable[[Scene], Made]:
     from lbclient import AsyncBalancedTransport, Connect
 
-    options: dict[str, Any] = {}
-    if algorithm is not None:
-        options["algorithm"] = algorithm
-    if engine is not None:
-        options["connect"] = Connect(engine=cast(Any, engine))  # it says itself what it does not know
+    options: dict[str, Any] = {} if algorithm is None else {"algorithm": algorithm}
+    connect: dict[str, Any] = {} if engine is None else {"engine": cast(Any, engine)}
+    Connect(**connect)  # it says itself what it does not know
 
-    def make(urls: Sequence[str]) -> tuple[Client, str]:
-        transport = AsyncBalancedTransport(list(urls), **options)
+    def make(scene: Scene) -> Made:
+        if engine == "native" and scene.workload.http2:
+            raise NotComparable("the native engine speaks HTTP/1.1")
+        how = {**connect, "http2": scene.workload.http2}
+        if scene.ssl_context is not None:
+            how["verify"] = scene.ssl_context
+        if scene.workload.cold:
+            how["max_idle"] = 0
+        transport = AsyncBalancedTransport(list(scene.urls), connect=Connect(**how), **options)
         return httpx.AsyncClient(transport=transport), LOGICAL_URL
 
     return make
@@ -110,8 +178,9 @@ def _lbclient(*, algorithm: str | None, engine: str | None) -> Callable[[Sequenc
 
 
 class _NaiveRoundRobin(httpx.AsyncBaseTransport):
-    def __init__(self, urls: Sequence[str]) -> None:
-        self._backends = [(httpx.URL(url), httpx.AsyncHTTPTransport()) for url in urls]
+    def __init__(self, scene: Scene) -> None:
+        options = _options(httpx, scene)
+        self._backends = [(httpx.URL(url), httpx.AsyncHTTPTransport(**options)) for url in scene.urls]
         self._turn = itertools.cycle(self._backends)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -124,8 +193,8 @@ class _NaiveRoundRobin(httpx.AsyncBaseTransport):
             await inner.aclose()
 
 
-def _naive_round_robin(urls: Sequence[str]) -> tuple[Client, str]:
-    return httpx.AsyncClient(transport=_NaiveRoundRobin(urls)), LOGICAL_URL
+def _naive_round_robin(scene: Scene) -> Made:
+    return httpx.AsyncClient(transport=_NaiveRoundRobin(scene)), LOGICAL_URL
 
 
 # httpx itself with nothing below it: no transport can be cheaper than this.
@@ -150,5 +219,5 @@ class _Null(httpx.AsyncBaseTransport):
         return httpx.Response(200, headers=self._headers, stream=_MemoryStream(), extensions=extensions)
 
 
-def _null(urls: Sequence[str]) -> tuple[Client, str]:
+def _null(scene: Scene) -> Made:
     return httpx.AsyncClient(transport=_Null()), LOGICAL_URL

@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --concurrency 1,50 --targets httpx2,lbclient,lbclient:least_connections
+    python -m benchmarks.throughput --workload download --concurrency 10
     python -m benchmarks.throughput --quick
 
 Every figure that matters is a ratio to bare `httpx.AsyncClient()`, measured right before and right after.
@@ -14,17 +15,22 @@ import signal
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from benchmarks import targets
-from benchmarks.backends import client_cpu, nginx_backends, nginx_version, pin_client, server_cpu
+from benchmarks.backends import fleet, nginx_version
+from benchmarks.proxies import proxies
 from benchmarks.report import Table, describe, environment, write_json
+from benchmarks.servers import client_cpu, pin_client, server_cpu
 from benchmarks.slices import LOOPS, Plan, Slice, measure
-from benchmarks.targets import BASELINE, Target
+from benchmarks.targets import BASELINE, NotComparable, Target
+from benchmarks.workloads import WORKLOADS, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
 
 #: From here on a slice is a fixed window of answers, long against what the slowest client needs for one.
 WINDOW_FROM = 100
-METRICS = ("rps", "cpu_us", "p50_ms", "p99_ms")
+METRICS = ("rps", "cpu_us", "total_cpu_us", "p50_ms", "p99_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Row:
 class Settings:
     """How much is measured. Seconds."""
 
+    workload: str
     loop: str
     rounds: int
     slice: float
@@ -101,13 +108,13 @@ class Settings:
 
 
 def compare(
-    baseline: Target, others: Sequence[Target], urls: Sequence[str], concurrency: int, settings: Settings
+    baseline: Target, others: Sequence[Target], scene: Scene, concurrency: int, settings: Settings
 ) -> list[Row]:
     """Measure every target between two slices of the baseline, in as many rounds as `settings` say."""
     plan = settings.plan(concurrency)
 
     def take(target: Target) -> Slice:
-        return measure(target, urls, concurrency, plan, settings.loop)
+        return measure(target, scene, concurrency, plan, settings.loop)
 
     taken: dict[str, list[tuple[Slice, Slice, Slice]]] = {target.name: [] for target in others}
     line = [take(baseline)]
@@ -152,9 +159,20 @@ def table(rows: Sequence[Row], settings: Settings) -> Table:
     rounds = settings.rounds_at(rows[0].concurrency)
     measured = f"{rounds} rounds, {kind} of {plan.window:g} s"
     return Table(
-        title=f"{rows[0].concurrency} at a time, {settings.loop}, {measured}; "
-        f"x = ratio to {BASELINE}: median (min..max)",
-        columns=("target", "req/s", "x req/s", "CPU us", "x CPU", "p50 ms", "p99 ms", "x p99", "errors"),
+        title=f"{WORKLOADS[settings.workload].what}, {rows[0].concurrency} at a time, {settings.loop}, "
+        f"{measured}; x = ratio to {BASELINE}: median (min..max)",
+        columns=(
+            "target",
+            "req/s",
+            "x req/s",
+            "CPU us",
+            "x CPU",
+            "x CPU with proxy",
+            "p50 ms",
+            "p99 ms",
+            "x p99",
+            "errors",
+        ),
         rows=[_cells(row) for row in rows],
     )
 
@@ -166,7 +184,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.target,
         f"{row.value('rps'):.0f}", ratio("rps"),
-        f"{row.value('cpu_us'):.0f}", ratio("cpu_us"),
+        f"{row.value('cpu_us'):.0f}", ratio("cpu_us"), ratio("total_cpu_us"),
         f"{row.value('p50_ms'):.2f}", f"{row.value('p99_ms'):.2f}", ratio("p99_ms"),
         ", ".join(f"{count} {name}" for name, count in row.errors.items()) or "0",
     )  # fmt: skip
@@ -174,7 +192,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    settings = Settings(options.loop, options.rounds, options.slice, options.window)
+    settings = Settings(options.workload, options.loop, options.rounds, options.slice, options.window)
     wanted = _resolve(options.targets or targets.DEFAULT, must_exist=options.targets is not None)
     # Ended by a signal, the servers are still stopped on the way out.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -184,13 +202,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(describe(facts))
     print("client on cpu {client_cpu}, 3 backends (nginx {nginx}) on cpu {server_cpu}".format(**facts))
     rows: list[Row] = []
-    with nginx_backends(3) as urls:
-        pin_client(cpus["client_cpu"])
-        for concurrency in options.concurrency:
-            rows += (part := compare(wanted[0], wanted[1:], urls, concurrency, settings))
-            table(part, settings).print()
-            measured = [row.as_dict() for row in rows]
-            write_json(options.json, {"environment": facts, "settings": asdict(settings), "rows": measured})
+    with fleet(WORKLOADS[settings.workload]) as plain:
+        between = [target.proxy for target in wanted if target.proxy is not None]
+        if plain.ssl_context is not None:
+            wanted, between = [target for target in wanted if target.proxy is None], []
+        with proxies(between, plain.urls) as found:
+            scene = replace(plain, proxies=found)
+            pin_client(cpus["client_cpu"])
+            wanted = _comparable(wanted, scene)
+            for concurrency in options.concurrency:
+                rows += (part := compare(wanted[0], wanted[1:], scene, concurrency, settings))
+                table(part, settings).print()
+                measured = [row.as_dict() for row in rows]
+                write_json(
+                    options.json, {"environment": facts, "settings": asdict(settings), "rows": measured}
+                )
     assert sys.path == path, "a target changed sys.path, and with it what httpcore's failing imports cost"
     print(f"\n{time.monotonic() - begun:.0f} s")
     failed = [row for row in rows if row.errors]
@@ -216,6 +242,24 @@ def _resolve(names: Sequence[str], *, must_exist: bool) -> list[Target]:
     return found
 
 
+def _comparable(wanted: Sequence[Target], scene: Scene) -> list[Target]:
+    """Those that can do what is asked for."""
+    found = []
+    for target in wanted:
+        try:
+            anyio.run(_try_out, target, scene)
+        except NotComparable as why:
+            print(f"without {target.name}: {why}", file=sys.stderr)
+        else:
+            found.append(target)
+    return found
+
+
+async def _try_out(target: Target, scene: Scene) -> None:
+    client, _ = target.make(scene)
+    await client.aclose()
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput",
@@ -225,6 +269,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--targets", type=_names, help=f"comma-separated; default: {','.join(targets.DEFAULT)}")
     add("--concurrency", type=_numbers, help="requests at a time, comma-separated; default: 1,10,50,100,300")
+    add("--workload", choices=WORKLOADS, default="small", help=_workloads())
     add("--loop", choices=LOOPS, default="asyncio")
     add("--rounds", type=int, help=f"slices per target, half from {WINDOW_FROM} at a time on; default: 5")
     add("--slice", type=float, help=f"seconds per slice below {WINDOW_FROM} at a time; default: 1")
@@ -240,6 +285,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.rounds < 1 or options.slice <= 0 or options.window <= 0 or min(options.concurrency) < 1:
         parser.error("--rounds, --slice, --window and --concurrency must be above 0")
     return options
+
+
+def _workloads() -> str:
+    return "; ".join(f"{name}: {each.what}" for name, each in WORKLOADS.items())
 
 
 def _names(text: str) -> list[str]:

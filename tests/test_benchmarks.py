@@ -1,0 +1,53 @@
+"""The benchmarks run: they fail on errors, and never on a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(module: str, *arguments: str, tmp_path: Path) -> dict[str, Any]:
+    """What `python -m benchmarks.MODULE --quick` writes."""
+    results = tmp_path / "results.json"
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", "--json", str(results), *arguments]
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}  # those of the peers are not ours
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=55)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    report: dict[str, Any] = json.loads(results.read_text())
+    return report
+
+
+@pytest.mark.parametrize("workload", ["small", "upload", "http2"])
+def test_throughput(tmp_path: Path, workload: str) -> None:
+    names = ["lbclient", "lbclient@httpcore", "httpx2"] + ["via-haproxy"] * (workload == "small")
+    report = run(
+        "throughput", "--workload", workload, "--concurrency", "3", "--targets", ",".join(names),
+        tmp_path=tmp_path,
+    )  # fmt: skip
+    assert [row["target"] for row in report["rows"]] == ["httpx", *names]
+    assert not any(row["errors"] for row in report["rows"])
+    through = [row for row in report["rows"] if row["target"] == "via-haproxy"]
+    assert all(row["total_cpu_us"] > row["cpu_us"] for row in through)
+
+
+def test_connections(tmp_path: Path) -> None:
+    report = run("connections", tmp_path=tmp_path)
+    assert {row["target"] for row in report["rows"]} == {"httpx", "httpx2", "lbclient", "lbclient@httpcore"}
+    opened = {row["target"]: row["connects"] for row in report["rows"]}
+    assert opened["lbclient"] < 0.1
+
+
+def test_picture(tmp_path: Path) -> None:
+    run("throughput", "--concurrency", "1,2", "--targets", "lbclient", tmp_path=tmp_path)
+    picture = tmp_path / "picture.svg"
+    command = [sys.executable, "-m", "benchmarks.plot", str(tmp_path / "results.json"), str(picture)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=55, env={**os.environ, "PYTHONWARNINGS": "default"})
+    assert "<svg" in picture.read_text()
