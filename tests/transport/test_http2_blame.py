@@ -710,7 +710,7 @@ async def test_a_connection_that_goes_away_serves_out_and_is_closed(raw_server: 
             answer_now.set()
         await until(closed.is_set)
         assert sorted(answers) == ["new", "ok", "ok", "ok"]
-        assert server.open == 1
+        await until(lambda: server.open == 1)
 
 
 # Connections that were kept
