@@ -11,7 +11,7 @@ from tenacity import stop_after_attempt, stop_after_delay, stop_before_delay, wa
 
 from lbclient import Backend, Connect, Facts, Hedge, NoBackendAvailable, Pool, Record, Retry, RetryBudget
 from lbclient.core.attempts import Attempts, Step
-from lbclient.core.outcome import ENDINGS, Elsewhere, Ending, Outcome
+from lbclient.core.outcome import BACKEND_S_FAULT, ENDINGS, Elsewhere, Ending, Outcome
 from lbclient.core.ticket import Ticket
 from lbclient.testing import FakeClock
 from tests.core.pools import A, B, C, make_pool, of
@@ -53,6 +53,20 @@ def run(plan: Attempts, *outcomes: Outcome, clock: FakeClock | None = None) -> l
 
 
 # Whether another attempt follows
+
+
+BLAMED = {Ending.UNREACHABLE, Ending.BROKEN, Ending.SLOW, Ending.TRUNCATED}
+ANYWHERE = {Ending.UNREACHABLE, Ending.FULL, Ending.REFUSED}
+ONCE_IDEMPOTENT = {Ending.BROKEN, Ending.STALE, Ending.SLOW, Ending.HURRIED, Ending.LEAVING}
+
+
+@pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.name)
+def test_what_an_ending_proves(ending: Ending) -> None:
+    """Written down a second time: whoever changes a row has to mean it."""
+    failure, elsewhere = ENDINGS[ending]
+    assert (failure in BACKEND_S_FAULT) == (ending in BLAMED)
+    assert (elsewhere is Elsewhere.ANY) == (ending in ANYWHERE)
+    assert (elsewhere is Elsewhere.IDEMPOTENT) == (ending in ONCE_IDEMPOTENT)
 
 
 @pytest.mark.parametrize("ending", set(Ending) - {Ending.BEATEN}, ids=lambda ending: ending.name)

@@ -713,6 +713,36 @@ async def test_a_connection_that_goes_away_serves_out_and_is_closed(raw_server: 
         await until(lambda: server.open == 1)
 
 
+@pytest.mark.parametrize(
+    ("how", "again"), [("GOAWAY below", True), ("REFUSED_STREAM", True), ("GOAWAY", False)]
+)
+async def test_a_post_goes_elsewhere_only_when_the_server_says_that_it_did_not_process_it(
+    raw_server: MakeRawServer, how: str, again: bool
+) -> None:
+    def leaving(peer: Peer) -> None:
+        stream = peer.request()
+        if how == "REFUSED_STREAM":
+            peer.reset(stream, ErrorCodes.REFUSED_STREAM)
+        else:
+            peer.goaway(0 if "below" in how else stream)
+
+    one, other = (
+        raw_server(speak(leaving)),
+        raw_server(speak(lambda peer: peer.answer(peer.request(), b"new"))),
+    )
+    transport = AsyncBalancedTransport(
+        [one.url, other.url], algorithm="first", connect=Connect(http1=False, http2=True)
+    )
+    async with httpx.AsyncClient(transport=transport, base_url="http://orders") as http:
+        if again:
+            assert (await http.post("/", content=b"once")).text == "new"
+        else:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await http.post("/", content=b"once")
+        assert other.accepted == again
+        assert transport.pools["default"].status().backends[0].failures == 0
+
+
 # Connections that were kept
 
 
