@@ -41,7 +41,7 @@ class Cost:
     Attributes:
         one_us: CPU of a request after another, with one connection.
         idle_us: The same, with all the idle ones.
-        ratio: The median of the rounds' own ratios.
+        ratio: The second to the first.
         memory: Bytes of resident memory that an idle connection takes.
         connects: Connections opened for each request, 50 requests at a time to backends that take 100 ms; those of the
             first moments do not count.
@@ -112,18 +112,15 @@ def resident() -> int:
 
 async def idle_cost(target: str, scene: Scene, idle: int, rounds: int, seconds: float) -> tuple[float, ...]:
     """CPU with one connection, with many, their ratio, and the memory of one."""
-    with_one, with_many, memory = [], [], []
-    for _ in range(rounds):
-        http, url = client(target, scene, idle)
-        async with http:
-            await open_many(http, url, len(scene.urls))
-            with_one.append(await one_after_the_other(http, url, seconds))
-            before = resident()
-            await open_many(http, url, idle)
-            memory.append((resident() - before) / idle)
-            with_many.append(await one_after_the_other(http, url, seconds))
-    ratios = [many / one for one, many in zip(with_one, with_many, strict=True)]
-    return median(with_one), median(with_many), median(ratios), memory[0]
+    http, url = client(target, scene, idle)
+    async with http:
+        await open_many(http, url, len(scene.urls))
+        with_one = median([await one_after_the_other(http, url, seconds) for _ in range(rounds)])
+        before = resident()
+        await open_many(http, url, idle)
+        memory = (resident() - before) / idle
+        with_many = median([await one_after_the_other(http, url, seconds) for _ in range(rounds)])
+    return with_one, with_many, with_many / with_one, memory
 
 
 async def connects_per_request(target: str, scene: Scene, seconds: float) -> float:
