@@ -469,6 +469,25 @@ async def test_a_trace_that_raises_while_connecting_leaves_no_socket_behind(
         assert transport.connections() == {server.url: (0, 0)}
 
 
+async def test_who_is_connecting_while_the_transport_closes_leaves_no_socket_behind(
+    raw_server: MakeRawServer,
+) -> None:
+    server = raw_server(respond())
+    transport = AsyncBalancedTransport([server.url])
+
+    async def trace(name: str, info: dict[str, Any]) -> None:
+        if name == "connection.connect_tcp.complete":
+            await transport.aclose()
+
+    async with client(transport) as http:
+        with pytest.raises(httpx.ConnectError):
+            await http.get("/", extensions={"trace": trace})
+        with anyio.fail_after(5):
+            while server.open or not server.accepted:
+                await anyio.sleep(0.01)
+    assert transport.connections() == {server.url: (0, 0)}
+
+
 async def test_websockets_through_httpx_ws_are_in_flight_until_they_close(servers: SharedServers) -> None:
     import httpx_ws
 
