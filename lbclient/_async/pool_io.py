@@ -166,9 +166,9 @@ class PoolIO:
             await self._task.stop()
         if self._thread is not None:
             await self._thread.astop()
-        closes = {loop: engine.aclose for loop, engine in self._engines_by_loop().items()}
         with self._lock:
-            self._engines.clear()
+            engines, self._engines = self._engines, {}
+        closes = {loop: engine.aclose for loop, engine in engines.items()}
         await in_every_loop(closes, f"closing pool {self.pool.name!r}")
         if self._inner is not None:
             await self._inner.aclose()

@@ -202,7 +202,7 @@ class Swap:
     def verdict(self) -> Verdict:
         """What the guard concludes now."""
         guard = self.guard
-        if guard is None or not any(url in self._admin_before for url in self._members()):
+        if guard is None or not any(url in self._admin_before for url in _urls(self.pool)):
             return Verdict.KEEP  # or there is nobody left to go back to
         good, bad = self._since_flip()
         if good + bad >= guard.min_requests and _share(good, bad) < _share(*self._before) - guard.max_drop:
@@ -229,16 +229,13 @@ class Swap:
 
     # Others may have changed the set while a step was waited for: what is gone is left alone.
 
-    def _members(self) -> tuple[str, ...]:
-        return _urls(self.pool)
-
     def _administer(self, changes: Mapping[str, Admin], grace: float) -> None:
-        members = self._members()
+        members = _urls(self.pool)
         self.pool.administer({url: admin for url, admin in changes.items() if url in members}, grace)
 
     def _remove(self, urls: Collection[str]) -> None:
-        for url in self._members():
-            if url in urls and len(self._members()) > 1:
+        for url in _urls(self.pool):
+            if url in urls and len(_urls(self.pool)) > 1:
                 self.pool.remove(url)
 
     def _since_flip(self) -> tuple[int, int]:
