@@ -19,13 +19,13 @@ _NAMES = MappingProxyType(
 
 
 @contextmanager
-def connecting_within(timeout: float | None) -> Generator[None, None, None]:
-    """Connect, or begin with TLS, in here: in so many seconds, and with httpcore's exceptions."""
+def connecting_within(timeout: float | None, late: str = "") -> Generator[None, None, None]:
+    """Connect, or begin with TLS, in here: in so many seconds, and with httpcore's exceptions; `late` in words."""
     try:
         with anyio.fail_after(timeout):
             yield
     except TimeoutError as exc:
-        raise httpcore.ConnectTimeout from exc
+        raise httpcore.ConnectTimeout(late) from exc
     except OSError as exc:
         raise httpcore.ConnectError(str(exc)) from exc
 
@@ -55,7 +55,7 @@ class NativeStream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         """TLS from now on: in the tunnel that a CONNECT has opened."""
-        with connecting_within(timeout):
+        with connecting_within(timeout, f"no TLS within {timeout} s"):
             await self._connection.start_tls(ssl_context, server_hostname)
         return self
 
