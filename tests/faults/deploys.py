@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import anyio
@@ -14,9 +15,11 @@ import anyio.to_thread
 import httpx
 
 from lbclient import AsyncBalancedTransport
-from tests.servers import Server
+from tests.conftest import StartServer
+from tests.servers import CertFiles, Server
 
 Spare: TypeAlias = Callable[[], Awaitable[Server]]
+Deploy: TypeAlias = Callable[[AsyncBalancedTransport, deque[Server], Spare, int], Awaitable[None]]
 
 GRACE = 30.0  # seconds; far longer than any answer takes
 STREAMED = 0.2  # the share of answers that come slowly, in pieces
@@ -114,6 +117,13 @@ async def spares(start: Callable[[], Server], count: int, ahead: int = 2) -> Asy
         group.cancel_scope.cancel()
 
 
+def starter(start_server: StartServer, tls: CertFiles, http2: bool) -> Callable[[], Server]:
+    """What starts one server: HTTP/2 inside TLS, or plain HTTP/1.1."""
+    if http2:
+        return partial(start_server, "hypercorn", tls=tls, http2=True)
+    return partial(start_server, "uvicorn")
+
+
 async def several(spare: Spare, count: int) -> list[Server]:
     return [await spare() for _ in range(count)]
 
@@ -149,10 +159,3 @@ async def flip(transport: AsyncBalancedTransport, fleet: deque[Server], spare: S
         await stop(*fleet)
         fleet.clear()
         fleet.extend(new)
-
-
-async def until(condition: Callable[[], bool], within: float = 30.0) -> None:
-    """Wait for what has to come true."""
-    with anyio.fail_after(within):
-        while not condition():
-            await anyio.sleep(0.01)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from functools import partial
 
 import pytest
 
 from lbclient import AsyncBalancedTransport, Connect, HttpProbe
 from tests.conftest import StartServer
-from tests.faults.deploys import Ledger, customers, flip, roll, several, spares, until
+from tests.faults.deploys import Ledger, customers, flip, roll, several, spares, starter
+from tests.faults.load import until
 from tests.servers import CertFiles
 
 
@@ -21,13 +21,8 @@ async def test_replacing_servers_one_by_one_and_all_at_once_loses_nothing(
     client_ssl_context: ssl.SSLContext,
     http2: bool,
 ) -> None:
-    start = (
-        partial(start_server, "hypercorn", tls=server_cert_files, http2=True)
-        if http2
-        else partial(start_server, "uvicorn")
-    )
     ledger = Ledger()
-    async with spares(start, 5) as spare:
+    async with spares(starter(start_server, server_cert_files, http2), 5) as spare:
         fleet = deque(await several(spare, 2))
         transport = AsyncBalancedTransport(
             [server.url for server in fleet],

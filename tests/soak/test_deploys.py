@@ -5,13 +5,13 @@ from __future__ import annotations
 import ssl
 import time
 from collections import deque
-from functools import partial
 
 import pytest
 
 from lbclient import AsyncBalancedTransport, Connect, HttpProbe
 from tests.conftest import StartServer
-from tests.faults.deploys import Ledger, customers, flip, roll, several, spares, until
+from tests.faults.deploys import Deploy, Ledger, customers, flip, roll, several, spares, starter
+from tests.faults.load import until
 from tests.servers import CertFiles
 
 CLIENTS = 50
@@ -27,19 +27,14 @@ async def test_nothing_is_lost(
     start_server: StartServer,
     server_cert_files: CertFiles,
     client_ssl_context: ssl.SSLContext,
-    deploy: object,
+    deploy: Deploy,
     times: int,
     http2: bool,
 ) -> None:
-    start = (
-        partial(start_server, "hypercorn", tls=server_cert_files, http2=True)
-        if http2
-        else partial(start_server, "uvicorn")
-    )
     size = FLEET if deploy is roll else FLEET // 2  # a flip starts a whole fleet
     count = size + times * (1 if deploy is roll else size)
     ledger, began = Ledger(), time.monotonic()
-    async with spares(start, count) as spare:
+    async with spares(starter(start_server, server_cert_files, http2), count) as spare:
         fleet = deque(await several(spare, size))
         transport = AsyncBalancedTransport(
             [server.url for server in fleet],
@@ -47,7 +42,7 @@ async def test_nothing_is_lost(
             connect=Connect(verify=client_ssl_context, http2=http2),
         )
         async with customers(transport, ledger, CLIENTS, LONGEST):
-            await (roll if deploy is roll else flip)(transport, fleet, spare, times)
+            await deploy(transport, fleet, spare, times)
             await until(lambda: ledger.total >= REQUESTS, within=600)
     print(f"\n{times} deploys, {ledger}, {time.monotonic() - began:.0f} s")
     for words in ledger.lost:

@@ -496,9 +496,8 @@ def test_an_object_that_was_dropped_takes_its_thread_along(threads: Callable[[],
     thread.start()
     assert work.began.wait(5)
     dropped = weakref.ref(thread)
-    del (
-        thread
-    )  # no gc.collect(): what other tests have left behind would be found here, and held against this one
+    # no gc.collect(): what other tests have left behind would be found here, and held against this one
+    del thread
     assert dropped() is None
     assert work.ended.wait(5)
 

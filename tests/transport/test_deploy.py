@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
+from anyio.abc import TaskGroup
 
 from lbclient import (
     AsyncBalancedTransport,
@@ -25,7 +26,7 @@ from lbclient import (
 )
 from lbclient.core import errors as core_errors
 from tests.conftest import MakeRawServer, SharedServers, StartServer
-from tests.servers.raw import after_request, respond, stall
+from tests.servers.raw import RawServer, after_request, respond, stall
 
 
 def client(transport: AsyncBalancedTransport, **options: Any) -> httpx.AsyncClient:
@@ -49,6 +50,21 @@ async def load(http: httpx.AsyncClient, clients: int) -> AsyncIterator[list[int]
             group.start_soon(ask)
         yield statuses
         running = False
+
+
+@asynccontextmanager
+async def one_in_flight(
+    raw_server: MakeRawServer,
+) -> AsyncIterator[tuple[AsyncBalancedTransport, RawServer, RawServer, TaskGroup]]:
+    """A transport, the server that has a request and never answers, one that does; cancelled in the end."""
+    slow, other = raw_server(after_request(stall)), raw_server(respond())
+    transport = AsyncBalancedTransport([slow.url, other.url], algorithm="first")
+    async with client(transport) as http, anyio.create_task_group() as group:
+        group.start_soon(http.get, "/")
+        while not slow.requests:
+            await anyio.sleep(0.01)
+        yield transport, slow, other, group
+        group.cancel_scope.cancel()
 
 
 async def test_rolling_replacement_under_load_loses_nothing(start_server: StartServer) -> None:
@@ -142,12 +158,7 @@ async def test_sticky_sessions_stay_until_the_grace_period_ends(servers: SharedS
 
 
 async def test_an_operator_can_take_a_drain_back(raw_server: MakeRawServer) -> None:
-    slow, other = raw_server(after_request(stall)), raw_server(respond())
-    transport = AsyncBalancedTransport([slow.url, other.url], algorithm="first")
-    async with client(transport) as http, anyio.create_task_group() as group:
-        group.start_soon(http.get, "/")
-        while not slow.requests:
-            await anyio.sleep(0.01)
+    async with one_in_flight(raw_server) as (transport, slow, _, group):
 
         async def enable() -> None:
             await anyio.sleep(0.05)
@@ -157,19 +168,13 @@ async def test_an_operator_can_take_a_drain_back(raw_server: MakeRawServer) -> N
         report = await transport.drain(slow.url)
         assert (report.drained, report.closed) == (False, 0)
         assert transport.pools["default"].status().backends[0].admin == "active"
-        group.cancel_scope.cancel()
 
 
 async def test_a_backend_that_is_replaced_under_its_url_while_it_drains_is_left_alone(
     raw_server: MakeRawServer,
 ) -> None:
-    slow, other = raw_server(after_request(stall)), raw_server(respond())
-    transport = AsyncBalancedTransport([slow.url, other.url], algorithm="first")
-    pool = transport.pools["default"]
-    async with client(transport) as http, anyio.create_task_group() as group:
-        group.start_soon(http.get, "/")
-        while not slow.requests:
-            await anyio.sleep(0.01)
+    async with one_in_flight(raw_server) as (transport, slow, other, group):
+        pool = transport.pools["default"]
 
         async def replace() -> None:
             await anyio.sleep(0.05)
@@ -184,16 +189,28 @@ async def test_a_backend_that_is_replaced_under_its_url_while_it_drains_is_left_
             (slow.url, "active"),
         ]
         assert slow.open == 1
-        group.cancel_scope.cancel()
+
+
+async def test_whoever_hears_that_nothing_is_in_flight_finds_the_connection_given_back(
+    raw_server: MakeRawServer,
+) -> None:
+    one, other = raw_server(respond()), raw_server(respond())
+    transport = AsyncBalancedTransport([one.url, other.url], algorithm="first")
+    pool = transport.pools["default"]
+    heard: list[tuple[int, tuple[int, int]]] = []
+
+    def look() -> None:
+        heard.append((pool.status().backends[0].in_flight, transport.connections()[one.url]))
+
+    async with client(transport) as http:
+        async with http.stream("GET", "/"):
+            pool.begin_drain(one.url)
+            pool.subscribe(look)
+        assert heard == [(0, (0, 0))]
 
 
 async def test_one_change_at_a_time(raw_server: MakeRawServer) -> None:
-    slow, other = raw_server(after_request(stall)), raw_server(respond())
-    transport = AsyncBalancedTransport([slow.url, other.url], algorithm="first")
-    async with client(transport) as http, anyio.create_task_group() as group:
-        group.start_soon(http.get, "/")
-        while not slow.requests:
-            await anyio.sleep(0.01)
+    async with one_in_flight(raw_server) as (transport, slow, other, group):
         group.start_soon(transport.drain, slow.url)
         await anyio.sleep(0.05)
         with pytest.raises(RuntimeError, match=f"a drain of {slow.url} is under way"):
@@ -201,7 +218,6 @@ async def test_one_change_at_a_time(raw_server: MakeRawServer) -> None:
         with pytest.raises(RuntimeError, match="wait for it before you start a swap of pool 'default'"):
             await transport.swap([other.url])
         assert (await transport.drain(other.url)).drained
-        group.cancel_scope.cancel()
 
 
 async def test_which_pool_has_to_be_plain(servers: SharedServers) -> None:
