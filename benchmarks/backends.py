@@ -42,12 +42,12 @@ http {{
     listen 127.0.0.1:{port}{options} backlog=4096;
     {certificate}
     location / {{ return 200 '{name} ok'; }}
-    location = /large {{ root .; }}
+    location = /large {{ root {home}; }}
     location = /upload {{  # `return` would not wait for the body
-      proxy_pass http://unix:{name}.sock:/; proxy_pass_request_body off; proxy_set_header Content-Length "";
+      proxy_pass http://unix:{home}/{name}.sock:/; proxy_pass_request_body off; proxy_set_header Content-Length "";
     }}
   }}
-  server {{ listen unix:{name}.sock; location / {{ return 200 '{name} ok'; }} }}
+  server {{ listen unix:{home}/{name}.sock; location / {{ return 200 '{name} ok'; }} }}
 }}
 """
 CERTIFICATE = "ssl_certificate {home}/cert.pem; ssl_certificate_key {home}/key.pem;"
@@ -87,9 +87,7 @@ def fleet(workload: Workload = WORKLOADS["small"], count: int = 3) -> Iterator[S
             name = f"b{number}"
             config = home / f"{name}.conf"
             config.write_text(
-                CONFIG.format(name=name, port=port, options=options, certificate=certificate)
-                .replace("unix:", f"unix:{home}/")
-                .replace("root .;", f"root {home};")
+                CONFIG.format(home=home, name=name, port=port, options=options, certificate=certificate)
             )
             command = [nginx(), "-p", str(home), "-e", f"{name}.log", "-c", str(config)]
             stack.enter_context(running(command, [port], home / f"{name}.out"))

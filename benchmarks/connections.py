@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ import httpx
 from benchmarks.backends import fleet
 from benchmarks.report import Table, describe, environment, write_json
 from benchmarks.servers import client_cpu, pin_client
+from benchmarks.targets import resolve
 from benchmarks.workloads import WORKLOADS, Scene
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("httpx", "httpx2", "lbclient", "lbclient@httpcore")
 AT_ONCE = 50
+PATIENCE = 60.0  # seconds; bare httpx needs them to open a thousand connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +57,10 @@ class Cost:
     connects: float
 
 
-def client(target: str, scene: Scene, most: int) -> tuple[Any, str]:
-    """A client with room for so many idle connections, and the URL to get."""
-    if target.startswith("httpx"):
-        module: Any = httpx
-        if target == "httpx2":
-            import httpx2
-
-            module = httpx2
-        limits = module.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=300)
-        return module.AsyncClient(limits=limits, timeout=60), scene.urls[0] + "/"
-    from lbclient import AsyncBalancedTransport, Connect
-
-    engine: Any = target.partition("@")[2] or "auto"
-    connect = Connect(max_connections=most, max_idle=most, keepalive_expiry=300, engine=engine)
-    transport = AsyncBalancedTransport(list(scene.urls), connect=connect)
-    return httpx.AsyncClient(transport=transport, timeout=60), "http://service/"
+def client(target: str, scene: Scene) -> tuple[Any, str]:
+    """A target's client, and the URL to get."""
+    http, origin = resolve(target).make(scene)
+    return http, f"{origin}/"
 
 
 async def open_many(http: Any, url: str, count: int) -> None:
@@ -79,7 +69,7 @@ async def open_many(http: Any, url: str, count: int) -> None:
 
     async def hold() -> None:
         nonlocal opened
-        async with http.stream("GET", url) as response:
+        async with http.stream("GET", url, timeout=PATIENCE) as response:
             opened += 1
             if opened == count:
                 everybody.set()
@@ -95,7 +85,7 @@ async def one_after_the_other(http: Any, url: str, seconds: float) -> float:
     """CPU for each of the requests of so many seconds, in microseconds."""
     count, until, began = 0, time.perf_counter() + seconds, time.process_time()
     while time.perf_counter() < until:
-        await http.get(url)
+        await http.get(url, timeout=PATIENCE)
         count += 1
     return (time.process_time() - began) / count * 1e6
 
@@ -112,7 +102,7 @@ def resident() -> int:
 
 async def idle_cost(target: str, scene: Scene, idle: int, rounds: int, seconds: float) -> tuple[float, ...]:
     """CPU with one connection, with many, their ratio, and the memory of one."""
-    http, url = client(target, scene, idle)
+    http, url = client(target, scene)
     async with http:
         await open_many(http, url, len(scene.urls))
         with_one = median([await one_after_the_other(http, url, seconds) for _ in range(rounds)])
@@ -124,7 +114,7 @@ async def idle_cost(target: str, scene: Scene, idle: int, rounds: int, seconds: 
 
 
 async def connects_per_request(target: str, scene: Scene, seconds: float) -> float:
-    http, url = client(target, scene, 100)
+    http, url = client(target, scene)
 
     async def ask_for(seconds: float) -> int:
         answers, until = 0, time.perf_counter() + seconds
@@ -132,7 +122,7 @@ async def connects_per_request(target: str, scene: Scene, seconds: float) -> flo
         async def work() -> None:
             nonlocal answers
             while time.perf_counter() < until:
-                await http.get(url)
+                await http.get(url, timeout=PATIENCE)
                 answers += 1
 
         async with anyio.create_task_group() as group:
@@ -151,10 +141,10 @@ async def connects_per_request(target: str, scene: Scene, seconds: float) -> flo
 
 
 def measure(target: str, idle: int, rounds: int, seconds: float) -> Cost:
-    with fleet() as scene:
+    with fleet(replace(WORKLOADS["small"], connections=idle)) as scene:
         pin_client(client_cpu())
         one, many, ratio, memory = anyio.run(idle_cost, target, scene, idle, rounds, seconds)
-    with fleet(WORKLOADS["delayed"]) as scene:
+    with fleet(replace(WORKLOADS["delayed"], connections=100)) as scene:
         connects = anyio.run(connects_per_request, target, scene, seconds * 4)
     return Cost(target, one, many, ratio, memory, connects)
 
@@ -184,8 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for each in costs
         ],
     ).print()  # fmt: skip
-    rows = [{name: getattr(each, name) for name in Cost.__slots__} for each in costs]
-    write_json(options.json, {"environment": facts, "idle": idle, "rows": rows})
+    write_json(options.json, {"environment": facts, "idle": idle, "rows": [asdict(each) for each in costs]})
     return 0
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import httpx
 
+from benchmarks.proxies import PROXIES
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -40,6 +42,9 @@ DEFAULT = (
     "via-envoy",
 )
 BASELINE = DEFAULT[0]
+
+#: Seconds that idle connections stay open where a workload names their number.
+KEPT = 300.0
 
 
 class Response(Protocol):
@@ -77,9 +82,8 @@ def resolve(name: str) -> Target:
     """
     if ours := re.fullmatch(r"lbclient(?::(\w+))?(?:@(\w+))?", name):
         return Target(name, _lbclient(algorithm=ours[1], engine=ours[2]))
-    if via := re.fullmatch(r"via-(nginx|haproxy|envoy)", name):
-        proxy = via[1]
-        return Target(name, lambda scene: (httpx.AsyncClient(), scene.proxies[proxy].url), proxy)
+    if name.startswith("via-") and (proxy := name.removeprefix("via-")) in PROXIES:
+        return Target(name, partial(_through, proxy), proxy)
     plain: dict[str, Callable[[], Callable[[Scene], Made]]] = {
         "httpx": lambda: partial(_one_backend, httpx),
         "httpx-unlimited": lambda: partial(_one_backend, httpx, unlimited=True),
@@ -91,7 +95,7 @@ def resolve(name: str) -> Target:
         "null": lambda: _null,
     }
     if name not in plain:
-        known = ", ".join((*plain, "via-nginx", "via-haproxy", "via-envoy", "lbclient[:algorithm][@engine]"))
+        known = ", ".join((*plain, *(f"via-{proxy}" for proxy in PROXIES), "lbclient[:algorithm][@engine]"))
         raise ValueError(f"no target {name!r}; there are {known}")
     return Target(name, plain[name]())
 
@@ -101,13 +105,25 @@ def _one_backend(module: Any, scene: Scene, *, unlimited: bool = False) -> Made:
     return module.AsyncClient(**_options(module, scene, unlimited=unlimited)), scene.urls[0]
 
 
+def _through(proxy: str, scene: Scene) -> Made:
+    if proxy not in scene.proxies:
+        raise NotComparable("the proxies speak HTTP/1.1 without TLS")
+    return httpx.AsyncClient(**_options(httpx, scene)), scene.proxies[proxy].url
+
+
 def _options(module: Any, scene: Scene, *, unlimited: bool = False) -> dict[str, Any]:
     options: dict[str, Any] = {"http2": scene.workload.http2}
     if scene.ssl_context is not None:
         options["verify"] = scene.ssl_context
-    if scene.workload.cold:
-        most = None if unlimited else 100
-        options["limits"] = module.Limits(max_connections=most, max_keepalive_connections=0)
+    most = scene.workload.connections
+    if most is not None:
+        options["limits"] = module.Limits(
+            max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEPT
+        )
+    elif scene.workload.cold:
+        options["limits"] = module.Limits(
+            max_connections=None if unlimited else 100, max_keepalive_connections=0
+        )
     elif unlimited:
         options["limits"] = module.Limits()
     return options
@@ -163,11 +179,14 @@ def _lbclient(*, algorithm: str | None, engine: str | None) -> Callable[[Scene],
     def make(scene: Scene) -> Made:
         if engine == "native" and scene.workload.http2:
             raise NotComparable("the native engine speaks HTTP/1.1")
-        how = {**connect, "http2": scene.workload.http2}
+        how: dict[str, Any] = {**connect, "http2": scene.workload.http2}
         if scene.ssl_context is not None:
             how["verify"] = scene.ssl_context
         if scene.workload.cold:
             how["max_idle"] = 0
+        if scene.workload.connections is not None:
+            most = scene.workload.connections
+            how |= {"max_connections": most, "max_idle": most, "keepalive_expiry": KEPT}
         transport = AsyncBalancedTransport(list(scene.urls), connect=Connect(**how), **options)
         return httpx.AsyncClient(transport=transport), LOGICAL_URL
 

@@ -203,9 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("client on cpu {client_cpu}, 3 backends (nginx {nginx}) on cpu {server_cpu}".format(**facts))
     rows: list[Row] = []
     with fleet(WORKLOADS[settings.workload]) as plain:
-        between = [target.proxy for target in wanted if target.proxy is not None]
-        if plain.ssl_context is not None:
-            wanted, between = [target for target in wanted if target.proxy is None], []
+        tls = plain.ssl_context is not None
+        between = [] if tls else [target.proxy for target in wanted if target.proxy is not None]
         with proxies(between, plain.urls) as found:
             scene = replace(plain, proxies=found)
             pin_client(cpus["client_cpu"])

@@ -25,6 +25,7 @@ class Workload:
         http2: The backends speak HTTP/2 (inside TLS), and clients may.
         cold: A connection serves one request.
         delay: Seconds until a backend answers; such backends have time for everybody.
+        connections: How many a client may have, and keep for minutes while they are idle; None: its defaults.
     """
 
     what: str
@@ -35,6 +36,7 @@ class Workload:
     http2: bool = False
     cold: bool = False
     delay: float = 0.0
+    connections: int | None = None
 
 
 WORKLOADS = {
