@@ -58,15 +58,23 @@ def redis_server(program: str) -> Iterator[redis.Redis]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             with redis.Redis(port=port) as client:
-                for _ in range(100):
-                    try:
-                        client.ping()
-                        break
-                    except redis.ConnectionError:
-                        time.sleep(0.05)
+                wait_until_it_answers(client)
                 yield client
         finally:
             process.terminate()
+
+
+def wait_until_it_answers(client: redis.Redis, within: float = 5.0) -> None:
+    end = time.monotonic() + within
+    while True:
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 async def main() -> None:
