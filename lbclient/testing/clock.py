@@ -1,4 +1,4 @@
-"""For the tests of programs that use lbclient: time that stands still until it is told to go on."""
+"""Time that stands still until it is told to go on."""
 
 from __future__ import annotations
 
