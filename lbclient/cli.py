@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from lbclient import __version__
-from lbclient.commands import demo
+from lbclient.commands import check, demo, schema
 
-COMMANDS = (demo,)
+COMMANDS = (demo, check, schema)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

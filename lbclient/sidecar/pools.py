@@ -1,0 +1,415 @@
+"""Pools as a configuration file describes them: every option of `Pool`, and of what is given to it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from tenacity.stop import stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from lbclient.core.affinity import AppCookieAffinity, CookieAffinity, KeyAffinity
+from lbclient.core.algorithms import BY_NAME, Algorithm, from_name
+from lbclient.core.backend import Backend
+from lbclient.core.budget import RetryBudget
+from lbclient.core.connect import Connect
+from lbclient.core.health import PassiveHealth
+from lbclient.core.hedging import Hedge
+from lbclient.core.pool import Pool
+from lbclient.core.probes import HttpProbe, TcpProbe
+from lbclient.core.retry import Retry
+from lbclient.sidecar.section import (
+    Built,
+    CertificateSection,
+    Count,
+    FilePath,
+    Off,
+    Port,
+    Seconds,
+    SecretText,
+    Share,
+    Status,
+    short_form,
+)
+
+
+class BackendSection(Built):
+    """A server: its URL, or a mapping with more."""
+
+    model_config = ConfigDict(json_schema_extra=short_form("url"))
+
+    url: str
+    """Where it listens, like http://10.0.0.5:8080, with an optional path prefix."""
+    weight: Annotated[float, Field(ge=0)] = 1
+    """Its share next to the others."""
+    zone: str | None = None
+    """Where it runs."""
+    priority: Annotated[int, Field(ge=0)] = 0
+    """0 is used first; higher numbers help when too few of the lower ones are available."""
+    host: str | None = None
+    """Replaces the Host header and the TLS server name that it sees."""
+    uds: str | None = None
+    """The path of a Unix socket to connect to instead of the URL's host and port."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Anything; shown in the status."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
+    def build(self) -> Backend:
+        """The backend."""
+        return Backend(**self.given())
+
+
+def _algorithm(value: object) -> Algorithm:
+    if isinstance(value, str):
+        return from_name(value)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"is {value!r}; write a name, or a mapping with 'name' and options")
+    options = dict(cast("Mapping[str, Any]", value))
+    name = options.pop("name", None)
+    if not isinstance(name, str) or name not in BY_NAME:
+        raise ValueError(f"name is {name!r}; write one of: {', '.join(BY_NAME)}")
+    try:
+        return BY_NAME[name](**options)
+    except TypeError as exc:
+        raise ValueError(f"{name}: {exc}") from exc
+    except ImportError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+AlgorithmSetting: TypeAlias = Annotated[
+    Any,
+    BeforeValidator(_algorithm),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(BY_NAME)},
+                {
+                    "type": "object",
+                    "properties": {"name": {"enum": list(BY_NAME)}},
+                    "required": ["name"],
+                    "additionalProperties": True,
+                },
+            ],
+            "description": "Its name, or a mapping with `name` and the algorithm's own options.",
+        }
+    ),
+]
+
+
+class ProbeSection(Built):
+    """How backends are probed."""
+
+    kind: Literal["http", "tcp"] = "http"
+    """What is asked: an HTTP request, or a TCP connection only."""
+    interval: Seconds = 15.0
+    """From the start of one probe to the start of the next."""
+    timeout: Seconds = 5.0
+    """For the whole probe; at most the interval."""
+    healthy_threshold: Count = 2
+    """Passed probes in a row that bring a failing backend back."""
+    unhealthy_threshold: Count = 3
+    """Failed probes in a row that take a passing backend out."""
+    port: Port | None = None
+    """The port to ask at instead of the backend's."""
+    jitter: Share = 0.1
+    """The share of the interval by which the next probe may come earlier or later."""
+    path: str = "/"
+    """http: what to ask for; starts with "/"."""
+    method: str = "GET"
+    """http: the request's method."""
+    expect: str | int | list[Status] = "200"
+    """http: the statuses that pass: "200", "200,202", "200-299", or a list of numbers."""
+    headers: dict[str, str] | None = None
+    """http: additional request headers."""
+    host: str | None = None
+    """http: the Host header, by default the backend's."""
+    body: str | None = None
+    """http: text that the response's body must contain as well; /text/ is a regular expression."""
+    interval_unhealthy: Seconds | None = None
+    """http: the interval while a backend is failing."""
+    scheme: Literal["http", "https"] | None = None
+    """http: spoken whatever the backend's URL says."""
+
+    def build(self) -> HttpProbe | TcpProbe:
+        """The probe."""
+        options = self.given("kind")
+        if self.kind == "tcp":
+            foreign = sorted(set(options) - {field.name for field in fields(TcpProbe)})
+            if foreign:
+                raise ValueError(f"kind is 'tcp', which has no {', '.join(foreign)}; leave it out")
+            return TcpProbe(**options)
+        body = options.get("body")
+        if isinstance(body, str) and len(body) > 2 and body[0] == body[-1] == "/":
+            try:
+                options["body"] = re.compile(body[1:-1])
+            except re.error as exc:
+                raise ValueError(f"body is {body!r}, which is no regular expression: {exc}") from exc
+        return HttpProbe(**options)
+
+
+class PassiveSection(Built):
+    """When live requests take a backend out."""
+
+    consecutive_failures: Count = 5
+    """Failures in a row that eject."""
+    failure_ratio: Share = 0.5
+    """The share of failures in the window above which a backend is ejected."""
+    min_requests: Count = 20
+    """Requests in the window below which the ratio says nothing."""
+    window: Seconds = 10.0
+    """What the ratio looks at."""
+    base_ejection: Seconds = 30.0
+    """How long the first ejection lasts; the k-th in a row k times as long."""
+    max_ejection: Seconds = 300.0
+    """The longest ejection."""
+    max_ejected: Share = 0.5
+    """The share of the pool that the ratio may eject at a time."""
+    failure_statuses: list[Status] | None = None
+    """Statuses that are failures; by default all 5xx but 501 and 505."""
+    retry_after: bool = True
+    """Whether a 429 or 503 with Retry-After holds a backend back that long."""
+
+    def build(self) -> PassiveHealth:
+        """The policy."""
+        return PassiveHealth(**self.given())
+
+
+class BudgetSection(Built):
+    """How much retries may add to the load of a pool."""
+
+    ratio: Annotated[float, Field(ge=0)] = 0.2
+    """Retries per request."""
+    min_per_second: Annotated[float, Field(ge=0)] = 10.0
+    """Retries a second that are allowed whatever the load."""
+    window: Seconds = 10.0
+    """Over which both are counted."""
+
+    def build(self) -> RetryBudget:
+        """The budget."""
+        return RetryBudget(**self.given())
+
+
+class RetrySection(Built):
+    """When a request is sent again."""
+
+    attempts: Count = 3
+    """Attempts in all."""
+    backoff: Seconds = 0.025
+    """Before a backend is tried a second time: at most this, doubled each time, drawn at random."""
+    max_backoff: Seconds = 0.25
+    """The longest of those waits."""
+    statuses: list[Status] = [502, 503, 504]
+    """Responses that are asked for again elsewhere."""
+    methods: list[str] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]
+    """The methods that may be repeated."""
+    budget: Annotated[BudgetSection | None, Off] = BudgetSection()
+    """What repeating may add to the load; off for no limit."""
+    max_retry_after: Seconds = 5.0
+    """How much of a Retry-After is waited for when nobody else is left to ask."""
+    max_buffer: Annotated[int, Field(ge=0)] = 0
+    """Bytes of a streamed body that are kept for another attempt."""
+
+    def build(self) -> Retry:
+        """The policy."""
+        options = self.given("attempts", "backoff", "max_backoff", "budget")
+        if "attempts" in self.model_fields_set:
+            options["stop"] = stop_after_attempt(self.attempts)
+        if {"backoff", "max_backoff"} & self.model_fields_set:
+            options["wait"] = wait_random_exponential(multiplier=self.backoff, max=self.max_backoff)
+        if "budget" in self.model_fields_set:
+            options["budget"] = None if self.budget is None else self.budget.build()
+        return Retry(**options)
+
+
+class HedgeSection(Built):
+    """When a slow request is copied to another backend."""
+
+    delay: Annotated[str | float, Field(union_mode="left_to_right")] = "p95"
+    """A percentile of the latencies ("p50" to "p99.9"), or seconds."""
+    budget: Share = 0.02
+    """Copies per request."""
+    methods: list[str] = ["GET", "HEAD"]
+    """The methods that may be copied."""
+
+    def build(self) -> Hedge:
+        """The policy."""
+        return Hedge(**self.given())
+
+
+_AFFINITIES: Mapping[str, type[CookieAffinity | AppCookieAffinity | KeyAffinity]] = {
+    "cookie": CookieAffinity,
+    "app_cookie": AppCookieAffinity,
+    "key": KeyAffinity,
+}
+
+
+class AffinitySection(Built):
+    """What ties a client to a backend (sticky sessions)."""
+
+    kind: Literal["cookie", "app_cookie", "key"]
+    """The balancer's own cookie, the application's, or a hash of the request."""
+    name: str | None = None
+    """cookie, app_cookie: the cookie's name."""
+    secret: SecretText | list[SecretText] | None = None
+    """cookie: what it is signed with; of several the first signs, all verify. By default one of this process."""
+    max_age: Seconds | None = None
+    """cookie: until the choice is made anew."""
+    path: str | None = None
+    """cookie: the part of the service that shares the choice."""
+    secure: bool | None = None
+    """cookie: for https only; by default when it was set over https."""
+    samesite: Literal["strict", "lax", "none"] | None = None
+    """cookie: which requests from other sites carry it."""
+    sticky_while_draining: bool = True
+    """cookie, app_cookie: whether a backend that drains goes on serving its clients."""
+    ttl: Seconds | None = None
+    """app_cookie: after its last use a session is forgotten."""
+    size: Count | None = None
+    """app_cookie: how many sessions are remembered."""
+    key: str | None = None
+    """key: client_ip, path, header:NAME, cookie:NAME or query:NAME."""
+
+    def build(self, default_secret: str | None = None) -> CookieAffinity | AppCookieAffinity | KeyAffinity:
+        """The affinity.
+
+        Args:
+            default_secret: What signs the cookie when the file says nothing of it.
+        """
+        made = _AFFINITIES[self.kind]
+        options = self.given("kind")
+        known = [field.name for field in fields(made) if field.init]
+        foreign = sorted(set(options) - set(known))
+        if foreign:
+            raise ValueError(
+                f"kind is {self.kind!r}, which has no {', '.join(foreign)}; it has {', '.join(known)}"
+            )
+        if made is CookieAffinity and default_secret is not None:
+            options.setdefault("secret", default_secret)
+        return made(**options)
+
+
+def _option_name(value: object) -> object:
+    if isinstance(value, str) and value.startswith(("SO", "SOL_", "IPPROTO_", "TCP_", "IP_", "IPV6_")):
+        number = getattr(socket, value, None)
+        if not isinstance(number, int):
+            raise ValueError(f"is {value!r}, which this system does not have")
+        return number
+    return value
+
+
+OptionNumber: TypeAlias = Annotated[int, BeforeValidator(_option_name, json_schema_input_type=int | str)]
+
+
+class ConnectSection(Built):
+    """How connections to backends are made."""
+
+    verify: Annotated[bool | FilePath, Field(union_mode="left_to_right")] = True
+    """Certificates: true (the usual authorities), false (not verified), or the file of those to trust."""
+    cert: CertificateSection | None = None
+    """A client certificate."""
+    http1: bool = True
+    """Whether HTTP/1.1 may be spoken."""
+    http2: bool = False
+    """Whether HTTP/2 may be spoken."""
+    max_connections: Count | None = 100
+    """Per backend; null for no limit."""
+    max_idle: Annotated[int, Field(ge=0)] | None = 100
+    """Kept open per backend; null for no limit."""
+    keepalive_expiry: Seconds | None = 5.0
+    """How long an idle connection is kept; null for ever."""
+    connect_timeout: Seconds = 1.0
+    """For one attempt while another backend is left to try."""
+    start_next_after: Seconds | None = None
+    """After this another backend is asked for a connection as well."""
+    local_address: str | None = None
+    """The address to connect from."""
+    socket_options: list[list[OptionNumber]] | None = None
+    """Level, name and value of each, like [SOL_SOCKET, SO_KEEPALIVE, 1]."""
+    engine: Literal["auto", "native", "httpcore"] = "auto"
+    """What speaks HTTP."""
+
+    def build(self) -> Connect:
+        """The settings."""
+        options = self.given("cert", "socket_options")
+        if self.cert is not None:
+            one = self.cert
+            if one.key is None:
+                options["cert"] = one.certificate
+            elif one.password is None:
+                options["cert"] = (one.certificate, one.key)
+            else:
+                options["cert"] = (one.certificate, one.key, one.password)
+        if self.socket_options is not None:
+            for option in self.socket_options:
+                if len(option) != 3:
+                    raise ValueError(f"a socket option is {option!r}; write three: level, name and value")
+            options["socket_options"] = [tuple(option) for option in self.socket_options]
+        return Connect(**options)
+
+
+class PoolSection(Built):
+    """A set of backends with one algorithm and one set of policies."""
+
+    backends: Annotated[list[BackendSection], Field(min_length=1)]
+    """Its members: URLs, or mappings with more."""
+    algorithm: AlgorithmSetting = None
+    """How backends are picked."""
+    probe: Annotated[ProbeSection | None, Off] = None
+    """How backends are probed in the background, if at all."""
+    passive: Annotated[PassiveSection | None, Off] = PassiveSection()
+    """When live requests take a backend out; off for never."""
+    affinity: Annotated[AffinitySection | None, Off] = None
+    """What ties a client to a backend."""
+    retry: Annotated[RetrySection | None, Off] = RetrySection()
+    """When a request is sent again; off for one attempt, whatever happens."""
+    hedge: Annotated[HedgeSection | None, Off] = None
+    """When a slow request is copied to another backend."""
+    slow_start: Seconds = 0.0
+    """Over which the weight of a new or recovered backend grows."""
+    panic_threshold: Share = 0.0
+    """When less than this share of the pool is available, health is ignored."""
+    fail_open: bool = True
+    """Whether to pick among all that are not draining or disabled when nobody is available."""
+    max_in_flight: Count | None = None
+    """Requests per backend, hard."""
+    max_requests: Count | None = None
+    """Requests of the whole pool, hard."""
+    max_pending: Annotated[int, Field(ge=0)] = 1000
+    """Requests that may wait while the limits are reached."""
+    preserve_host: bool = False
+    """Backends see the logical host instead of their own."""
+    connect: ConnectSection = ConnectSection()
+    """How connections are made."""
+    zone: str | None = None
+    """Where this sidecar runs; backends of that zone are preferred."""
+
+    def options(self, default_secret: str | None = None) -> dict[str, Any]:
+        """The keyword arguments of its `Pool`, but for the name.
+
+        Args:
+            default_secret: What signs the cookie of its affinity when the file says nothing of it.
+        """
+        options = self.given("backends")
+        for name, value in options.items():
+            if isinstance(value, AffinitySection):
+                options[name] = value.build(default_secret)
+            elif isinstance(value, Built):
+                options[name] = value.build()
+        return options
+
+    def build(self, name: str = "default", default_secret: str | None = None) -> Pool:
+        """The pool.
+
+        Args:
+            name: Its name.
+            default_secret: See `options`.
+        """
+        return Pool([backend.build() for backend in self.backends], name=name, **self.options(default_secret))
