@@ -1,0 +1,265 @@
+"""One HTTP request passed on and its response passed back, both streamed, for as long as the client is there.
+
+The exchange ends in one of four ways: the response is whole; it breaks off, which the client sees because we raise
+and the server cuts its connection; it never began, which gets an answer of ours; or the client leaves, which cancels
+what is under way at the backend at once, however silent that is.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import httpx
+
+from lbclient._async.transport import AsyncBalancedTransport
+from lbclient.asgi.forwarding import Client, client_of, forwarded_headers
+from lbclient.asgi.framing import Asked, Framing, asked_of, check_method, framing_of, is_http1
+from lbclient.asgi.headers import end_to_end, request_headers, via
+from lbclient.asgi.incoming import Incoming, too_large
+from lbclient.asgi.outgoing import RawURL, raw_request
+from lbclient.asgi.refusals import ClientGone, refusal_of
+from lbclient.asgi.rewriting import rewritten, seen_from
+from lbclient.asgi.settings import Settings
+from lbclient.asgi.types import Message, Receive, Scope, Send
+from lbclient.context import CLIENT, on_behalf_of
+from lbclient.core.facts import Header
+
+logger = logging.getLogger("lbclient.asgi")
+
+_NOTHING = httpx.ByteStream(b"")
+
+
+class Inbound:
+    """A request as it came to us, and what of it goes on.
+
+    Args:
+        scope: ASGI's.
+        settings: The proxy's.
+        strip_root_path: See `asked_of`.
+
+    Raises:
+        Refusal: It has two meanings, or none.
+    """
+
+    def __init__(self, scope: Scope, settings: Settings, strip_root_path: bool) -> None:
+        self.scope = scope
+        self.settings = settings
+        self.asked: Asked = asked_of(scope, strip_root_path)
+        self.client: Client = client_of(scope, settings.trust, settings.client_from)
+        self.version: str = scope.get("http_version", "1.1")
+
+    @property
+    def url(self) -> RawURL:
+        """What the client asked for, less what we are mounted at."""
+        return RawURL("https" if self.client.secure else "http", self.client.host, self.asked.target)
+
+    def headers(self) -> list[Header]:
+        """The headers that go on; host and framing are still to be added."""
+        headers = request_headers(self.scope["headers"])
+        headers = forwarded_headers(
+            headers, self.client, self.asked.host, self.asked.prefix, self.settings.forwarded
+        )
+        if self.settings.via is not None:
+            headers.append(via(self.version, self.settings.via))
+        return headers
+
+    def options(self) -> dict[str, object]:
+        """What the balancer is told of the request."""
+        options: dict[str, object] = {}
+        if self.client.ip is not None:
+            options["client_ip"] = self.client.ip
+        if self.settings.deadline is not None:
+            options["deadline"] = self.settings.deadline
+        return options
+
+    def request(
+        self, method: str, framing: list[Header], headers: list[Header], stream: httpx.AsyncByteStream
+    ) -> httpx.Request:
+        """The request for the balanced transport."""
+        extensions = {"lbclient": self.options(), "timeout": self.settings.timeouts}
+        return raw_request(
+            method, self.url, [(b"host", self.asked.host), *headers, *framing], stream, extensions
+        )
+
+    def response_headers(self, response: httpx.Response) -> list[Header]:
+        """The headers that go back."""
+        raw = response.headers.raw
+        headers = _framed_once(end_to_end(raw), raw)
+        settings = self.settings
+        if settings.rewrite_location or settings.rewrite_cookies:
+            url = self.url
+            origin = b"%s://%s" % (url.raw_scheme, url.netloc)
+            seen = seen_from(origin, self.asked.prefix, response.extensions["lbclient"].backend or "")
+            headers = rewritten(headers, seen, settings.rewrite_location, settings.rewrite_cookies)
+        if settings.via is not None:
+            version: bytes = response.extensions.get("http_version", b"HTTP/1.1")
+            headers.append(via(version.decode("ascii").partition("/")[2], settings.via))
+        return headers
+
+
+async def exchange(
+    transport: AsyncBalancedTransport,
+    settings: Settings,
+    strip_root_path: bool,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Carry an HTTP request out.
+
+    Raises:
+        Exception: The response broke off after its beginning had been sent; the server has to cut the connection.
+    """
+    started = False
+
+    async def sending(message: Message) -> None:
+        nonlocal started
+        started = True
+        try:
+            await send(message)
+        except OSError as exc:  # how ASGI 2.4 says that nobody is there
+            raise ClientGone from exc
+
+    http2 = not is_http1(scope)
+    try:
+        check_method(scope["method"])
+        framing = framing_of(scope)
+        if (
+            scope["method"] == "OPTIONS" and scope.get("raw_path") == b"*"
+        ):  # it asks about us (RFC 9110, 9.3.7)
+            await sending({"type": "http.response.start", "status": 204, "headers": []})
+            await sending({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        inbound = Inbound(scope, settings, strip_root_path)
+        if settings.max_body is not None and (framing.length or 0) > settings.max_body:
+            raise too_large(settings.max_body)
+        incoming = Incoming(receive, framing, settings.max_body, settings.body_timeout)
+        context = CLIENT.get()  # we tell the client's address and its cookies ourselves
+        with on_behalf_of(None if context is None else context.deadline_only()):
+            await _while_the_client_is_there(incoming, _Relay(transport, inbound, incoming, framing, sending))
+    except ClientGone:
+        return
+    except Exception as exc:
+        _record(scope, exc)
+        refusal = refusal_of(exc, _retry_after(transport, exc))
+        if refusal is None or started:
+            raise
+        if refusal.status >= 500:
+            logger.warning("%s %s: %s: %s", scope["method"], scope["path"], refusal, exc)
+        try:
+            await refusal.answer(send, http2=http2)
+        except OSError:
+            return
+
+
+class _Relay:
+    """The way there and back."""
+
+    def __init__(
+        self,
+        transport: AsyncBalancedTransport,
+        inbound: Inbound,
+        incoming: Incoming,
+        framing: Framing,
+        send: Send,
+    ) -> None:
+        self._transport = transport
+        self._inbound = inbound
+        self._incoming = incoming
+        self._framing = framing
+        self._send = send
+
+    async def __call__(self) -> None:
+        inbound = self._inbound
+        method: str = inbound.scope["method"]
+        headers, stream = await self._body()
+        request = inbound.request(method, headers, inbound.headers(), stream)
+        response = await self._transport.handle_async_request(request)
+        try:
+            inbound.scope.setdefault("state", {})["lbclient"] = response.extensions["lbclient"]
+            self._incoming.want()
+            await self._answer(method, response)
+        finally:
+            await response.aclose()
+
+    async def _body(self) -> tuple[list[Header], httpx.AsyncByteStream]:
+        """How the body is framed, and the body."""
+        framing = self._framing
+        if framing.unknown and await self._incoming.is_empty():
+            return [], _NOTHING
+        if framing.length is None:
+            return [(b"transfer-encoding", b"chunked")], self._incoming
+        if framing.length:
+            return [(b"content-length", b"%d" % framing.length)], self._incoming
+        given = any(name == b"content-length" for name, _ in self._inbound.scope["headers"])
+        return [(b"content-length", b"0")] if given else [], _NOTHING
+
+    async def _answer(self, method: str, response: httpx.Response) -> None:
+        headers = self._inbound.response_headers(response)
+        left = _length(headers, method, response.status_code)
+        send = self._send
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        if left != 0:
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            async for part in response.stream:
+                if left is not None:
+                    left -= len(part)
+                    if left <= 0:  # give the connection back before the client can ask for more
+                        await response.aclose()
+                        await send({"type": "http.response.body", "body": part, "more_body": False})
+                        return
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await response.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _while_the_client_is_there(incoming: Incoming, relay: _Relay) -> None:
+    """Carry an exchange out; when the client leaves, cancel it.
+
+    Raises:
+        ClientGone: It has left.
+    """
+    failed: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(incoming.listen, tasks.cancel_scope)
+        try:
+            await relay()
+        except Exception as exc:  # noqa: BLE001  # raised below, and not as a group
+            failed = exc
+        tasks.cancel_scope.cancel()
+    if incoming.gone:
+        raise ClientGone
+    if failed is not None:
+        raise failed
+
+
+def _framed_once(headers: list[Header], raw: list[Header]) -> list[Header]:
+    """Of repeated lengths (which agree, or the response had been refused) one; next to chunks none."""
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if not lengths:
+        return headers
+    headers = [header for header in headers if header[0] != b"content-length"]
+    if not any(name.lower() == b"transfer-encoding" for name, _ in raw):
+        headers.append((b"content-length", lengths[0].partition(b",")[0].strip(b" \t")))
+    return headers
+
+
+def _length(headers: list[Header], method: str, status: int) -> int | None:
+    """Bytes of a response's body; None when only its end will tell (RFC 9112, 6.3)."""
+    if method == "HEAD" or status in (204, 304):
+        return 0
+    return next((int(value) for name, value in headers if name == b"content-length"), None)
+
+
+def _record(scope: Scope, exc: Exception) -> None:
+    record = getattr(exc, "lbclient", None)
+    if record is not None:
+        scope.setdefault("state", {})["lbclient"] = record
+
+
+def _retry_after(transport: AsyncBalancedTransport, exc: Exception) -> float:
+    """Seconds until time may make a backend available."""
+    record = getattr(exc, "lbclient", None)
+    pool = None if record is None else transport.pools.get(record.pool)
+    return 1.0 if pool is None else pool.changes_in()

@@ -1,0 +1,113 @@
+"""The client's side of an exchange: its body as it comes, and word at once when it leaves.
+
+ASGI has one channel for both, so one task listens to it for as long as the exchange lasts. It reads ahead of whoever
+sends the body on, but not far: a backend that reads slowly slows the client.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+
+import anyio
+import httpx
+
+from lbclient.asgi.framing import Framing
+from lbclient.asgi.refusals import Refusal
+from lbclient.asgi.types import Receive
+
+READ_AHEAD = 64 * 1024  # bytes
+
+
+class Incoming(httpx.AsyncByteStream):
+    """The body of a request, to be sent on while it comes.
+
+    Args:
+        receive: ASGI's.
+        framing: What the headers say of it.
+        most: Bytes that it may have; None for any number.
+        silence: Seconds that the client may be silent in it; None for any time.
+
+    Attributes:
+        gone: The client has left.
+    """
+
+    def __init__(self, receive: Receive, framing: Framing, most: int | None, silence: float | None) -> None:
+        self._receive = receive
+        self._most = most
+        self._silence = silence
+        self._parts: deque[bytes] = deque()
+        self._held = 0
+        self._size = 0
+        self._ended = False
+        self._something = anyio.Event()
+        self._room = anyio.Event()
+        self._wanted = anyio.Event()
+        if not framing.expects_continue:
+            self._wanted.set()
+        self.gone = False
+
+    async def listen(self, scope: anyio.CancelScope) -> None:
+        """Hear what the client sends, and cancel `scope` when it has left.
+
+        A server says "100 Continue" when it is asked for the body. So a client that waits for that is not listened to
+        before somebody wants what it has.
+        """
+        await self._wanted.wait()
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.gone = True
+                scope.cancel()
+                return
+            self._take(message.get("body", b""), message.get("more_body", False))
+            while self._held >= READ_AHEAD:
+                self._room = anyio.Event()
+                await self._room.wait()
+
+    def want(self) -> None:
+        """Listen from now on."""
+        self._wanted.set()
+
+    async def is_empty(self) -> bool:
+        """Whether there is no body, which takes until its beginning has come."""
+        while not self._parts and not self._ended:
+            await self._wait()
+        return not self._parts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.want()
+        while True:
+            if self._most is not None and self._size > self._most:
+                raise too_large(self._most)
+            if self._parts:
+                parts = self._parts
+                data = parts[0] if len(parts) == 1 else b"".join(parts)
+                parts.clear()
+                self._held = 0
+                self._room.set()
+                yield data
+            elif self._ended:
+                return
+            else:
+                await self._wait()
+
+    async def _wait(self) -> None:
+        self._something = anyio.Event()
+        with anyio.move_on_after(self._silence):
+            await self._something.wait()
+            return
+        raise Refusal(408, "the body did not come in time", close=True)
+
+    def _take(self, data: bytes, more: bool) -> None:
+        self._size += len(data)
+        if data:
+            self._parts.append(data)
+            self._held += len(data)
+        self._ended = not more
+        self._something.set()
+
+
+def too_large(most: int) -> Refusal:
+    """A body of more than `most` bytes."""
+    return Refusal(413, f"a body may have {most} bytes", close=True)

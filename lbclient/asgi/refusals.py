@@ -1,0 +1,91 @@
+"""Answers of our own: what is wrong with a request, or what became of it on its way to a backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import httpx
+
+from lbclient.asgi.types import Send
+from lbclient.core.errors import NoBackendAvailable
+from lbclient.core.facts import Header
+from lbclient.core.routing import NoRoute
+
+SOONEST, LATEST = 1, 30  # seconds of a Retry-After
+
+
+class Refusal(Exception):
+    """A request that gets an answer of ours.
+
+    Args:
+        status: Of the answer.
+        reason: In words, for the client: says nothing of the backends.
+        headers: More headers.
+        close: The client's connection is not to be used again, as the rest of what it sent cannot be trusted.
+    """
+
+    def __init__(
+        self, status: int, reason: str, headers: Sequence[Header] = (), *, close: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = [*headers, (b"connection", b"close")] if close else list(headers)
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.reason}"
+
+    def body(self) -> bytes:
+        """What is said besides the status."""
+        return f"{self.status} {HTTPStatus(self.status).phrase}: {self.reason}\n".encode()
+
+    async def answer(self, send: Send, *, http2: bool = False, kind: str = "http") -> None:
+        """Answer.
+
+        Args:
+            send: ASGI's.
+            http2: The client speaks HTTP/2 or later, which has no `Connection` (RFC 9113, 8.2.2).
+            kind: "http", or "websocket.http" for a handshake that is refused.
+        """
+        body = self.body()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+            *((name, value) for name, value in self.headers if not (http2 and name == b"connection")),
+        ]
+        await send({"type": f"{kind}.response.start", "status": self.status, "headers": headers})
+        await send({"type": f"{kind}.response.body", "body": body, "more_body": False})
+
+
+class ClientGone(Exception):
+    """Nobody is there to be answered."""
+
+
+def bad_request(reason: str) -> Refusal:
+    """A request that two readers could read in two ways: nothing behind it on its connection can be trusted."""
+    return Refusal(400, reason, close=True)
+
+
+def refusal_of(exc: Exception, retry_after: float) -> Refusal | None:
+    """What to tell the client of an exception that a balanced transport raised; None when that is a bug.
+
+    Args:
+        exc: The exception.
+        retry_after: Seconds until trying again may help, when nobody was available.
+    """
+    if isinstance(exc, Refusal):
+        return exc
+    if isinstance(exc, (NoBackendAvailable, httpx.PoolTimeout)):
+        seconds = min(max(SOONEST, math.ceil(min(retry_after, LATEST))), LATEST)
+        return Refusal(503, "no backend is available", [(b"retry-after", b"%d" % seconds)])
+    if isinstance(exc, NoRoute):
+        return Refusal(404, "no route takes this request")
+    if isinstance(exc, httpx.TimeoutException):
+        return Refusal(504, "the backend took too long")
+    if isinstance(exc, httpx.LocalProtocolError):
+        return bad_request("this request cannot be passed on")
+    if isinstance(exc, httpx.TransportError):
+        return Refusal(502, "the backend could not be reached, or broke off")
+    return None
