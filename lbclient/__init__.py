@@ -8,6 +8,7 @@ async with httpx.AsyncClient(transport=transport, base_url="http://orders") as c
 
 from lbclient import algorithms
 from lbclient._async.transport import AsyncBalancedTransport
+from lbclient._sync.transport import BalancedTransport
 from lbclient.core.affinity import AppCookieAffinity, CookieAffinity, KeyAffinity
 from lbclient.core.backend import Backend
 from lbclient.core.budget import RetryBudget
@@ -34,6 +35,7 @@ __all__ = [
     "Attempt",
     "Backend",
     "BackendStatus",
+    "BalancedTransport",
     "Connect",
     "CookieAffinity",
     "DeadlineExceeded",

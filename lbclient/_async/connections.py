@@ -1,7 +1,8 @@
-"""The connections of one backend in one event loop.
+"""The connections of one backend in one event loop (of a sync transport: in all threads).
 
-All bookkeeping is synchronous and O(1): a method decides everything and returns what its caller has to close; only then
-is something awaited. There is no await between reading and writing a count, so cancellation cannot come in between.
+All bookkeeping is synchronous, O(1) and done with the lock in hand: a method decides everything and returns what its
+caller has to close; only then, without the lock, is something awaited. So neither a cancellation nor another thread can
+come in between reading and writing a count.
 
     slots       connections that are open or being opened; never more than the limit
     idle        HTTP/1.1 connections nobody uses, a stack: last in, first out, so that the surplus can expire
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import enum
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
 import anyio
@@ -114,6 +117,8 @@ class Connections:
         self._all: set[Connection] = set()
         self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self._abandoned: list[Connection] = []
+        self._dropped: deque[Connection] = deque()
+        self._lock = threading.Lock()  # guards all of it
         self._expects_http2 = connect.http2
         self._gathers = True
 
@@ -123,22 +128,24 @@ class Connections:
 
     def counts(self) -> tuple[int, int]:
         """(open, idle); those being opened count as open."""
-        idle = len(self._idle) + sum(1 for connection in self._shared if not connection.active)
-        return self._slots, idle
+        with self._lock:
+            idle = len(self._idle) + sum(1 for connection in self._shared if not connection.active)
+            return self._slots, idle
 
     # Taking
 
     def at_once(self) -> Connection | None:
         """What `take` would give without giving way to the event loop: an idle connection, if there is one."""
-        idle = self._idle
-        if not idle or self._waiters or self._abandoned:
-            return None
-        connection = idle[-1]
-        if connection.idle_since < self._latest() or connection.dead:
-            return None  # to be closed, which takes a moment
-        idle.pop()
-        connection.active = 1
-        return connection
+        with self._lock:
+            idle = self._idle
+            if not idle or self._waiters or self._abandoned:
+                return None
+            connection = idle[-1]
+            if connection.idle_since < self._latest() or connection.dead:
+                return None  # to be closed, which takes a moment
+            idle.pop()
+            connection.active = 1
+            return connection
 
     async def take(self, timeout: float | None) -> Taken:
         """A connection, or OPEN: the right (and the duty) to open one.
@@ -147,24 +154,25 @@ class Connections:
             httpcore.PoolTimeout: The limit was reached, and nothing came free within `timeout` seconds.
         """
         while True:
-            stale: list[Connection] = self._abandoned
-            self._abandoned = []
-            got = None if self._waiters else self._next(stale)
+            with self._lock:
+                stale: list[Connection] = self._abandoned
+                self._abandoned = []
+                got = None if self._waiters else self._next(stale)
+                waiter = self._queue_up() if got is None and not stale else None
             if stale:
                 await self._close_stale(stale, got)
             if got is not None:
                 return got
-            if not stale:
+            if waiter is not None:
                 break  # while closing we could have missed what came free: only then look again
-        waiter = _Waiter()
-        self._waiters[waiter] = None
+        self._sweep()
         try:
             with anyio.fail_after(timeout):
                 await waiter.event.wait()
         except BaseException as exc:
-            if waiter.got is None:
+            with self._lock:
                 self._waiters.pop(waiter, None)
-            else:  # granted and cancelled in the same tick: pass it on
+            if waiter.got is not None:  # granted and cancelled in the same moment: pass it on
                 await self.give_back(waiter.got)
             if isinstance(exc, TimeoutError):
                 raise httpcore.PoolTimeout(
@@ -202,6 +210,11 @@ class Connections:
             return OPEN
         return None
 
+    def _queue_up(self) -> _Waiter:
+        waiter = _Waiter()
+        self._waiters[waiter] = None
+        return waiter
+
     def _latest(self) -> float:
         """What became idle before that has expired."""
         expiry = self.connect.keepalive_expiry
@@ -229,12 +242,10 @@ class Connections:
 
     def distrust(self) -> None:
         """A connection turned out to have been closed while it was idle: the others that are idle are as old."""
-        doomed = [*self._idle, *(c for c in self._shared if not c.active)]
-        self._idle.clear()
-        for connection in doomed:
-            self._forget(connection)
-        self._abandoned += doomed
-        self._wake(self._abandoned)
+        with self._lock:
+            self._abandoned += self._forget_idle()
+            self._wake(self._abandoned)
+        self._sweep()
 
     # Opening
 
@@ -244,21 +255,25 @@ class Connections:
         Raises:
             httpcore.ConnectError: All connections were closed meanwhile; close this one, and give the right back.
         """
-        if self._ended:
-            raise httpcore.ConnectError(f"the connections to {self.name} were closed")
-        self._opening -= 1
-        self._all.add(connection)
-        if connection.shared:
-            self._shared.append(connection)
-        self._expects_http2 = connection.shared  # who does not speak it is not waited for to see again
-        self._gathers = True
-        self._wake(self._abandoned)
+        with self._lock:
+            if self._ended:
+                raise httpcore.ConnectError(f"the connections to {self.name} were closed")
+            self._opening -= 1
+            self._all.add(connection)
+            if connection.shared:
+                self._shared.append(connection)
+            self._expects_http2 = connection.shared  # who does not speak it is not waited for to see again
+            self._gathers = True
+            self._wake(self._abandoned)
+        self._sweep()
 
     # Giving back
 
     async def give_back(self, taken: Taken) -> None:
         """What was taken is not needed any more. Closes it where it cannot serve again; shielded from cancellation."""
-        doomed = self._put(taken)
+        with self._lock:
+            doomed = self._put(taken)
+        self._sweep()
         if doomed:
             with anyio.CancelScope(shield=True):
                 for connection in doomed:
@@ -309,7 +324,23 @@ class Connections:
             doomed.append(oldest)
 
     def abandon(self, taken: Connection) -> None:
-        """Give back without awaiting, from a finalizer: the next to take closes it."""
+        """Give back without awaiting, from a finalizer: the next to take closes it.
+
+        A finalizer may run in the middle of any of these methods, in the same thread, and cannot wait for the lock
+        then: who has it sweeps up after letting go.
+        """
+        self._dropped.append(taken)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                with suppress(IndexError):  # another thread was faster
+                    self._put_aside(self._dropped.popleft())
+            finally:
+                self._lock.release()
+
+    def _put_aside(self, taken: Connection) -> None:
         if taken.shared:
             taken.active -= 1
             taken.retired = (
@@ -329,6 +360,13 @@ class Connections:
             if connection.shared:
                 self._shared.remove(connection)
 
+    def _forget_idle(self) -> list[Connection]:
+        doomed = [*self._idle, *(c for c in self._shared if not c.active)]
+        self._idle.clear()
+        for connection in doomed:
+            self._forget(connection)
+        return doomed
+
     def _wake(self, stale: list[Connection]) -> None:
         """Grant what is free to those who wait for it."""
         while self._waiters:
@@ -343,35 +381,37 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close every connection, also those in use; whoever waits, or is connecting, gets a `ConnectError`."""
-        self.closed = self._ended = True
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
-            waiter.event.set()
-        doomed = [*self._all, *self._abandoned]
-        self._abandoned = []
-        self._idle.clear()
-        for connection in list(self._all):
-            self._forget(connection)
+        with self._lock:
+            self.closed = self._ended = True
+            while self._waiters:
+                waiter, _ = self._waiters.popitem(last=False)
+                waiter.event.set()
+            doomed = [*self._all, *self._abandoned]
+            self._abandoned = []
+            self._idle.clear()
+            for connection in list(self._all):
+                self._forget(connection)
+        self._sweep()
         with anyio.CancelScope(shield=True):
             for connection in doomed:
                 await connection.aclose()
 
     async def cut(self, reason: str) -> int:
         """Close every connection; those in use get a `DrainTimeout` that says `reason`. How many were in use."""
-        in_use = [connection for connection in self._all if connection.active]
-        for connection in in_use:
-            connection.cut(reason)
-        count = sum(connection.active for connection in in_use)
+        with self._lock:
+            in_use = [connection for connection in self._all if connection.active]
+            for connection in in_use:
+                connection.cut(reason)
+            count = sum(connection.active for connection in in_use)
         await self.aclose()
         return count
 
     async def close_idle(self) -> None:
         """Close what nobody uses, and from now on whatever is given back: the backend is no longer a member."""
-        self.closed = True
-        doomed = [*self._idle, *(c for c in self._shared if not c.active)]
-        self._idle.clear()
-        for connection in doomed:
-            self._forget(connection)
+        with self._lock:
+            self.closed = True
+            doomed = self._forget_idle()
+        self._sweep()
         with anyio.CancelScope(shield=True):
             for connection in doomed:
                 await connection.aclose()

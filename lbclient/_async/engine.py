@@ -7,6 +7,7 @@ proven about it.
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import AsyncIterable, Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
@@ -141,17 +142,23 @@ class PooledEngine:
         self._preserve_host = preserve_host
         self._ssl_context = ssl_context
         self._backends: dict[str, tuple[Backend, Target, Connections]] = {}
+        self._lock = threading.Lock()  # guards changes of it
+        self._ended = False
 
     def _of(self, backend: Backend) -> tuple[Target, Connections]:
         known = self._backends.get(backend.url)
         if known is not None and known[0] is backend:
             return known[1], known[2]
-        target = Target(backend, self._preserve_host)
-        same_place = known is not None and _place(known[0]) == _place(backend)
-        connections = (
-            known[2] if known is not None and same_place else Connections(backend.url, self._connect)
-        )
-        self._backends[backend.url] = (backend, target, connections)
+        with self._lock:
+            if self._ended:
+                raise RuntimeError("this balanced transport was closed meanwhile")
+            known = self._backends.get(backend.url)  # another thread may have been faster
+            target = Target(backend, self._preserve_host)
+            same_place = known is not None and _place(known[0]) == _place(backend)
+            connections = (
+                known[2] if known is not None and same_place else Connections(backend.url, self._connect)
+            )
+            self._backends[backend.url] = (backend, target, connections)
         return target, connections
 
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -161,7 +168,8 @@ class PooledEngine:
 
     async def keep(self, urls: frozenset[str]) -> None:
         """See `Engine`."""
-        left = [self._backends.pop(url)[2] for url in list(self._backends) if url not in urls]
+        with self._lock:
+            left = [self._backends.pop(url)[2] for url in list(self._backends) if url not in urls]
         with anyio.CancelScope(shield=True):  # nobody else knows them any more
             for connections in left:
                 await connections.close_idle()
@@ -173,7 +181,10 @@ class PooledEngine:
 
     async def aclose(self) -> None:
         """See `Engine`."""
-        for _, _, connections in list(self._backends.values()):
+        with self._lock:
+            self._ended = True
+            ending = list(self._backends.values())
+        for _, _, connections in ending:
             await connections.aclose()
 
 

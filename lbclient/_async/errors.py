@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import h11
 import httpcore
@@ -12,9 +12,6 @@ import httpx
 from lbclient.core import errors as core_errors
 from lbclient.core.explain import Record
 from lbclient.core.outcome import Ending
-
-if TYPE_CHECKING:
-    from lbclient._async.engine import Progress
 
 _AS_HTTPX: dict[type[Exception], type[httpx.HTTPError]] = {
     httpcore.TimeoutException: httpx.TimeoutException,
@@ -58,7 +55,18 @@ def as_httpx(exc: Exception) -> Exception:
     return exc
 
 
-def ending_of(exc: BaseException, progress: Progress) -> Ending:
+class Proven(Protocol):
+    """What is known of an attempt besides its exception; see `Progress`."""
+
+    @property
+    def beaten(self) -> str | None: ...
+    @property
+    def said(self) -> Ending | None: ...
+    @property
+    def stale(self) -> bool: ...
+
+
+def ending_of(exc: BaseException, progress: Proven) -> Ending:
     """The row of the table that an exception of httpx's, and what is proven besides, stand for.
 
     Args:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import anyio
 import httpcore
-from anyio.streams.tls import TLSStream
 
+from lbclient._async.sockets import RAW_FAILURES, holds_bytes, network
 from lbclient.core.backend import Backend
 from lbclient.core.connect import SocketOption
 from lbclient.core.errors import DrainTimeout
@@ -46,17 +46,8 @@ class CountedStream(httpcore.AsyncNetworkStream):
 
     @property
     def holds_bytes(self) -> bool:
-        """Whether bytes wait between the socket and the reader, where the kernel cannot tell of them.
-
-        A TLS record behind the one that was read, or what uvloop read ahead. Private parts of anyio, pinned by tests.
-        """
-        stream: Any = getattr(self._stream, "_stream", None)
-        if isinstance(stream, TLSStream):
-            if stream._read_bio.pending or stream._ssl_object.pending():
-                return True
-            stream = stream.transport_stream
-        protocol = getattr(stream, "_protocol", None)  # asyncio only; trio reads nothing ahead
-        return protocol is not None and bool(protocol.read_queue)
+        """Whether bytes wait between the socket and the reader, where the kernel cannot tell of them."""
+        return holds_bytes(self._stream)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Some bytes; none at the end."""
@@ -80,7 +71,7 @@ class CountedStream(httpcore.AsyncNetworkStream):
         self.written += len(buffer)
         try:
             await self._stream.write(buffer, timeout)
-        except (httpcore.NetworkError, ssl.SSLError, anyio.EndOfStream) as exc:
+        except (httpcore.NetworkError, *RAW_FAILURES) as exc:
             if self.cut is not None:
                 raise CutOff(self.cut) from exc
             if isinstance(exc, httpcore.NetworkError):
@@ -130,14 +121,12 @@ async def open_stream(
         httpcore.ConnectError: Refused, unknown, or the handshake failed.
         httpcore.ConnectTimeout: It took longer than `timeout`.
     """
-    # For type checkers httpcore has a stand-in of that name, in case anyio is missing.
-    network = cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
     deadline = anyio.current_time() + timeout if timeout is not None else None
     to: dict[str, Any]
     connecting: _Step
     if backend.uds is not None:
         to = {"path": backend.uds, "timeout": timeout, "socket_options": socket_options}
-        name, connecting = "connection.connect_unix_socket", network.connect_unix_socket
+        name, connecting = "connection.connect_unix_socket", network().connect_unix_socket
     else:
         to = {
             "host": backend.hostname,
@@ -146,7 +135,7 @@ async def open_stream(
             "local_address": local_address,
             "socket_options": socket_options,
         }
-        name, connecting = "connection.connect_tcp", network.connect_tcp
+        name, connecting = "connection.connect_tcp", network().connect_tcp
     stream = await _traced(trace, name, connecting, to)
     if ssl_context is not None:
         try:

@@ -7,11 +7,9 @@ is probed twice at a time.
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -20,7 +18,9 @@ import httpcore
 import httpx
 
 from lbclient._async.background import Wake
+from lbclient._async.inner_probe import ask_through
 from lbclient._async.network import CountedStream, open_stream
+from lbclient._async.probe_request import CLOSE_WITHIN, LOOKED_AT_BYTES, as_seen_by, headers_of
 from lbclient.core.backend import Backend
 from lbclient.core.connect import Connect
 from lbclient.core.health import Check, Health
@@ -31,9 +31,6 @@ logger = logging.getLogger("lbclient")
 
 Ask: TypeAlias = Callable[[Backend, Probe], Awaitable[str | None]]
 """Probes a backend once: None when it passed, else why not. Raising is failing, too."""
-
-LOOKED_AT_BYTES = 1 << 20
-CLOSE_WITHIN = 1.0
 
 
 async def probe_pool(pool: Pool, ask: Ask) -> None:
@@ -99,35 +96,6 @@ async def _objection(ask: Ask, backend: Backend, probe: Probe) -> str | None:
     return f"no answer within {probe.timeout} s"
 
 
-async def wait_until_ready(pool: Pool, within: float | None) -> None:
-    """Return when every backend that is probed has its first result, at once in a pool without a probe.
-
-    Args:
-        pool: Is being probed.
-        within: Seconds; None for as long as it takes.
-
-    Raises:
-        TimeoutError: It took longer; names the backends without a result.
-    """
-    if pool.probe is None:
-        return
-    changed = Wake()
-    unsubscribe = pool.subscribe(changed.wake)
-    try:
-        with anyio.move_on_after(within):
-            while _unknown(pool):
-                await changed.wait()
-    finally:
-        unsubscribe()
-    unknown = _unknown(pool)
-    if unknown:
-        raise TimeoutError(f"pool {pool.name!r}: no probe result within {within} s from {', '.join(unknown)}")
-
-
-def _unknown(pool: Pool) -> list[str]:
-    return [b.url for b in pool.status().backends if b.check == "unknown" and b.admin != "disabled"]
-
-
 def _place(backend: Backend) -> tuple[str | None, str | None]:
     """What of a backend with the same URL makes it another one to probe; its weight does not."""
     return backend.host, backend.uds
@@ -150,7 +118,7 @@ class NetworkProbe:
 
     async def __call__(self, backend: Backend, probe: Probe) -> str | None:
         """See `Ask`."""
-        seen = _as_seen_by(probe, backend)
+        seen = as_seen_by(probe, backend)
         secure = isinstance(probe, HttpProbe) and seen.scheme == "https"
         stream = await open_stream(
             seen,
@@ -177,7 +145,7 @@ class NetworkProbe:
         else:
             connection = httpcore.AsyncHTTP11Connection(origin, bounded)
         url = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=probe.path)
-        headers = _headers(seen, probe) + ([] if http2 else [("Connection", "close")])
+        headers = headers_of(seen, probe) + ([] if http2 else [("Connection", "close")])
         raw_headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
         request = httpcore.Request(probe.method, url, headers=raw_headers)
         response = await connection.handle_async_request(request)
@@ -208,25 +176,7 @@ class InnerProbe:
         """See `Ask`."""
         if isinstance(probe, TcpProbe):
             return await self._connecting(backend, probe)
-        seen = _as_seen_by(probe, backend)
-        request = httpx.Request(
-            probe.method,
-            httpx.URL(
-                scheme=seen.scheme, host=seen.hostname, port=seen.port, raw_path=probe.path.encode("ascii")
-            ),
-            headers=_headers(seen, probe),
-            extensions={"timeout": httpx.Timeout(probe.timeout).as_dict()},
-        )
-        response = await self._transport_of(backend).handle_async_request(request)
-        try:
-            body = b""
-            if probe.body is not None and probe.matches(response.status_code):
-                assert isinstance(response.stream, httpx.AsyncByteStream)
-                body = await _beginning_of(response.stream)
-            return probe.objection(response.status_code, body)
-        finally:
-            with anyio.move_on_after(CLOSE_WITHIN, shield=True), suppress(Exception):
-                await response.aclose()
+        return await ask_through(self._transport_of(backend), backend, probe)
 
 
 class _Enough(Exception):
@@ -246,45 +196,3 @@ class _Bounded(CountedStream):
         if self.received >= LOOKED_AT_BYTES:
             raise _Enough
         return await super().read(max_bytes, timeout)
-
-
-async def _beginning_of(stream: httpx.AsyncByteStream) -> bytes:
-    body = bytearray()
-    chunks = aiter(stream)
-    try:
-        while len(body) < LOOKED_AT_BYTES:
-            body += await anext(chunks)
-    except StopAsyncIteration:
-        pass
-    finally:
-        if isinstance(chunks, AsyncGenerator):
-            await chunks.aclose()
-    return bytes(body)
-
-
-def _as_seen_by(probe: Probe, backend: Backend) -> Backend:
-    """The backend as the probe sees it: the scheme and the port that the probe names, and no path prefix."""
-    scheme = "https" if backend.scheme == "https" else "http"
-    host = backend.host
-    if isinstance(probe, HttpProbe):
-        scheme = probe.scheme or scheme
-        host = probe.host or host
-    name = f"[{backend.hostname}]" if ":" in backend.hostname else backend.hostname
-    return Backend(f"{scheme}://{name}:{probe.port or backend.port}", host=host, uds=backend.uds)
-
-
-def _headers(seen: Backend, probe: HttpProbe) -> list[tuple[str, str]]:
-    """The probe's own headers, behind those of ours that it does not replace."""
-    ours = [("Host", seen.host or seen.authority), ("User-Agent", _user_agent()), ("Accept", "*/*")]
-    if probe.method in ("PATCH", "POST", "PUT"):
-        ours.append(("Content-Length", "0"))  # RFC 9110, section 8.6: a body could be expected
-    replaced = {name.lower() for name, _ in probe.header_pairs}
-    return [pair for pair in ours if pair[0].lower() not in replaced] + list(probe.header_pairs)
-
-
-@functools.cache
-def _user_agent() -> str:
-    try:
-        return f"lbclient-probe/{importlib.metadata.version('lbclient')}"
-    except importlib.metadata.PackageNotFoundError:  # copied into another project, not installed
-        return "lbclient-probe"

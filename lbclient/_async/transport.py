@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from time import time
@@ -14,8 +15,9 @@ import httpx
 from lbclient._async.deploy import drain, swap
 from lbclient._async.errors import DeadlineExceeded
 from lbclient._async.exchange import Exchange
-from lbclient._async.pool_io import Inner, PoolIO
-from lbclient._async.prober import wait_until_ready
+from lbclient._async.inner import Inner
+from lbclient._async.pool_io import PoolIO
+from lbclient._async.readiness import wait_until_ready
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
 from lbclient.core.cookies import without_cookie
@@ -60,6 +62,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         self._ios = {pool.name: PoolIO(pool, inner) for pool in router.pools}
         self._closed = False
         self._changing: dict[tuple[str, str | None], str] = {}
+        self._changing_lock = threading.Lock()
 
     def __repr__(self) -> str:
         pools = ", ".join(repr(io.pool) for io in self._ios.values())
@@ -91,8 +94,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         self._check_open()
         with anyio.move_on_after(timeout) as scope:
             for io in self._ios.values():
-                if not io.probing:
-                    io.probe_in_a_thread()
+                io.probing.begin()
                 await wait_until_ready(io.pool, None)
         if scope.cancelled_caught:
             for io in self._ios.values():
@@ -170,14 +172,16 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
     def _alone(self, what: str, io: PoolIO, url: str | None) -> Generator[None, None, None]:
         """One change of a backend at a time, and a swap of a pool alone."""
         name = io.pool.name
-        for (other, backend), busy in self._changing.items():
-            if other == name and (backend is None or url is None or backend == url):
-                raise RuntimeError(f"{busy} is under way; wait for it before you start {what}")
-        self._changing[name, url] = what
+        with self._changing_lock:
+            for (other, backend), busy in self._changing.items():
+                if other == name and (backend is None or url is None or backend == url):
+                    raise RuntimeError(f"{busy} is under way; wait for it before you start {what}")
+            self._changing[name, url] = what
         try:
             yield
         finally:
-            del self._changing[name, url]
+            with self._changing_lock:
+                del self._changing[name, url]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` to a backend, and as the pool's `Retry` says to another one.
@@ -200,8 +204,8 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         now = time()
         routed = self._router.route(facts, now)
         io = self._ios[routed.pool.name]
-        if not io.probing:
-            io.probe_in_a_thread()
+        if not io.probing.running:
+            io.probing.begin()
         engine = await io.engine()  # before the pick: from there to `engine.send` nothing may come in between
         plan = io.pool.attempts(facts, now)
         for name in routed.strip:
@@ -228,7 +232,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
     async def __aenter__(self) -> AsyncBalancedTransport:
         self._check_open()
         for io in self._ios.values():
-            io.probe_in_this_loop()
+            io.probing.begin_here()
         return self
 
     async def __aexit__(

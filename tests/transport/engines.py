@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from lbclient._async.engine import HttpcoreEngine
-from lbclient._async.pool_io import PoolIO
 
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {}),
@@ -26,5 +25,5 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[st
         pytest.importorskip("uvloop")
     with pytest.MonkeyPatch.context() as patch:
         if name == "asyncio-httpcore":
-            patch.setattr(PoolIO, "_engine_class", lambda self: HttpcoreEngine)
+            patch.setattr("lbclient._async.pool_io.engine_class", lambda pool: HttpcoreEngine)
         yield ENGINES[name]

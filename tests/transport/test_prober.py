@@ -20,9 +20,10 @@ import pytest
 import trio
 import trio.testing
 
-from lbclient._async import prober
+from lbclient._async import probe_request, prober
 from lbclient._async.background import BackgroundTask, BackgroundThread
-from lbclient._async.prober import Ask, InnerProbe, NetworkProbe, probe_pool, wait_until_ready
+from lbclient._async.prober import Ask, InnerProbe, NetworkProbe, probe_pool
+from lbclient._async.readiness import wait_until_ready
 from lbclient.core.backend import Backend
 from lbclient.core.connect import Connect
 from lbclient.core.health import Admin
@@ -689,7 +690,7 @@ def test_a_copy_without_metadata_has_a_user_agent_too(monkeypatch: pytest.Monkey
         raise importlib.metadata.PackageNotFoundError
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert prober._user_agent.__wrapped__() == "lbclient-probe"
+    assert probe_request._user_agent.__wrapped__() == "lbclient-probe"
 
 
 # All of it

@@ -734,7 +734,7 @@ def test_what_is_wrong_with_a_list_is_said_by_its_pool() -> None:
         (httpx.AsyncHTTPTransport(), "write a function from Backend to transport"),
         ("http://proxy", "write a function from Backend to transport"),
         (
-            lambda backend: httpx.HTTPTransport(),
+            lambda backend: object(),
             "no httpx.AsyncBaseTransport; transports of httpx and httpx2, and sync",
         ),
         (lambda backend: None, "inner returned None for http://a"),

@@ -1,0 +1,52 @@
+"""Transports of the caller's own, in place of connections of ours (`inner=`)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+import httpx
+
+from lbclient.core.backend import Backend
+
+Inner: TypeAlias = Callable[[Backend], httpx.AsyncBaseTransport]
+
+
+class InnerTransports:
+    """The caller's transports, made once for each backend and checked when they are."""
+
+    def __init__(self, factory: Inner, backends: tuple[Backend, ...]) -> None:
+        if isinstance(factory, httpx.AsyncBaseTransport) or not callable(factory):
+            raise TypeError(
+                f"inner is {factory!r}; write a function from Backend to transport, "
+                "like inner=lambda backend: httpx.AsyncHTTPTransport()"
+            )
+        self._factory = factory
+        self._made: dict[str, httpx.AsyncBaseTransport] = {}
+        self._lock = threading.Lock()
+        for backend in backends:
+            self(backend)
+
+    def __call__(self, backend: Backend) -> httpx.AsyncBaseTransport:
+        transport = self._made.get(backend.url)
+        return self._make(backend) if transport is None else transport
+
+    def _make(self, backend: Backend) -> httpx.AsyncBaseTransport:
+        with self._lock:
+            transport = self._made.get(backend.url)
+            if transport is None:  # or another thread was faster
+                transport = self._factory(backend)
+                if not isinstance(transport, httpx.AsyncBaseTransport):
+                    raise TypeError(
+                        f"inner returned {transport!r} for {backend.url}, which is no httpx.AsyncBaseTransport; "
+                        "transports of httpx and httpx2, and sync and async ones, do not mix"
+                    )
+                self._made[backend.url] = transport
+            return transport
+
+    async def aclose(self) -> None:
+        """Close them all; one that is shared by several backends is closed once."""
+        for transport in set(self._made.values()):
+            await transport.aclose()
+        self._made.clear()

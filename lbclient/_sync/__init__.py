@@ -1,0 +1,1 @@
+"""The I/O shell for `httpx.Client`: generated from `_async`, but for what is written by hand."""
