@@ -12,12 +12,15 @@ from typing import Any
 
 import httpx
 
+from lbclient._async.errors import DeadlineExceeded
 from lbclient._sync import blocking as anyio
 from lbclient._sync.deploy import drain, swap
 from lbclient._sync.exchange import Exchange
 from lbclient._sync.inner import Inner
 from lbclient._sync.pool_io import PoolIO
 from lbclient._sync.readiness import wait_until_ready
+from lbclient.context import CLIENT, ClientContext
+from lbclient.core import errors as core_errors
 from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
@@ -194,7 +197,11 @@ class BalancedTransport(httpx.BaseTransport):
         """
         self._check_open()
         headers = request.headers.raw
-        facts = _RequestFacts(request, headers)
+        client = CLIENT.get()
+        try:
+            facts = _RequestFacts(request, headers, client)
+        except core_errors.DeadlineExceeded as exc:
+            raise DeadlineExceeded(str(exc), request=request) from None
         now = time()
         routed = self._router.route(facts, now)
         io = self._ios[routed.pool.name]
@@ -207,7 +214,9 @@ class BalancedTransport(httpx.BaseTransport):
         exchange = Exchange(plan, request, headers, lambda: self._closed)
         ticket, answer = exchange.carry_out(engine, exchange.first())
         new = [header for header in (routed.set_cookie, plan.answer(answer.headers)) if header is not None]
-        if new:
+        if new and client is not None and client.affinity_cookies:
+            client.set_cookies += new
+        elif new:
             answer.headers = [*answer.headers, *new]
         stream = exchange.stream(ticket, answer)
         answer.extensions["lbclient"] = stream.record
@@ -244,14 +253,17 @@ class BalancedTransport(httpx.BaseTransport):
 
 
 class _RequestFacts(Facts):
-    """The facts of an `httpx.Request`; its host is decoded when somebody asks."""
+    """The facts of an `httpx.Request`, and of whom it is made for; its host is decoded when somebody asks."""
 
-    def __init__(self, request: httpx.Request, headers: list[Header]) -> None:
+    def __init__(self, request: httpx.Request, headers: list[Header], client: ClientContext | None) -> None:
         self._request = request
         self.method = request.method
         self.target = request.url.raw_path
         self.headers = headers
         self.options = request.extensions.get("lbclient") or {}
+        if client is not None:
+            self.headers = client.headers(headers)
+            self.options = client.options(self.options)
 
     @property
     def host(self) -> str:  # type: ignore[override]  # read-only here
