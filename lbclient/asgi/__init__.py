@@ -1,5 +1,6 @@
 """lbclient in ASGI: a reverse proxy to mount, middleware, and the end client as outgoing requests see it."""
 
 from lbclient.asgi.proxy import ReverseProxy
+from lbclient.asgi.rate_limiting import RateLimit, RateLimitMiddleware
 
-__all__ = ["ReverseProxy"]
+__all__ = ["RateLimit", "RateLimitMiddleware", "ReverseProxy"]

@@ -14,7 +14,7 @@ import httpx
 
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.forwarding import Client, client_of, forwarded_headers
-from lbclient.asgi.framing import Asked, Framing, asked_of, check_method, framing_of, is_http1
+from lbclient.asgi.framing import Asked, Framing, asked_of, check_method, framing_of
 from lbclient.asgi.headers import end_to_end, request_headers, via
 from lbclient.asgi.incoming import Incoming, too_large
 from lbclient.asgi.outgoing import RawURL, raw_request
@@ -121,7 +121,6 @@ async def exchange(
         except OSError as exc:  # how ASGI 2.4 says that nobody is there
             raise ClientGone from exc
 
-    http2 = not is_http1(scope)
     try:
         check_method(scope["method"])
         framing = framing_of(scope)
@@ -148,7 +147,7 @@ async def exchange(
         if refusal.status >= 500:
             logger.warning("%s %s: %s: %s", scope["method"], scope["path"], refusal, exc)
         try:
-            await refusal.answer(send, http2=http2)
+            await refusal.answer(scope, send)
         except OSError:
             return
 

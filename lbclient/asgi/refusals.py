@@ -8,12 +8,14 @@ from http import HTTPStatus
 
 import httpx
 
-from lbclient.asgi.types import Send
+from lbclient.asgi.types import Receive, Scope, Send
 from lbclient.core.errors import NoBackendAvailable
 from lbclient.core.facts import Header
 from lbclient.core.routing import NoRoute
 
 SOONEST, LATEST = 1, 30  # seconds of a Retry-After
+STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
+"""The messages that carry a response's headers."""
 
 
 class Refusal(Exception):
@@ -41,22 +43,36 @@ class Refusal(Exception):
         """What is said besides the status."""
         return f"{self.status} {HTTPStatus(self.status).phrase}: {self.reason}\n".encode()
 
-    async def answer(self, send: Send, *, http2: bool = False, kind: str = "http") -> None:
+    async def answer(self, scope: Scope, send: Send) -> None:
         """Answer.
 
         Args:
-            send: ASGI's.
-            http2: The client speaks HTTP/2 or later, which has no `Connection` (RFC 9113, 8.2.2).
-            kind: "http", or "websocket.http" for a handshake that is refused.
+            scope: ASGI's. A WebSocket is refused by an HTTP answer where the server can do that, or else by a bare 403.
+            send: Likewise.
         """
+        prefix = "http"
+        if scope["type"] == "websocket":
+            if "websocket.http.response" not in scope.get("extensions", ()):
+                await send({"type": "websocket.close", "code": 1008 if self.status < 500 else 1011})
+                return
+            prefix = "websocket.http"
+        http1 = str(scope.get("http_version", "1.1")).startswith("1")
         body = self.body()
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),
-            *((name, value) for name, value in self.headers if not (http2 and name == b"connection")),
+            # HTTP/2 has no such header (RFC 9113, 8.2.2)
+            *((name, value) for name, value in self.headers if http1 or name != b"connection"),
         ]
-        await send({"type": f"{kind}.response.start", "status": self.status, "headers": headers})
-        await send({"type": f"{kind}.response.body", "body": body, "more_body": False})
+        await send({"type": f"{prefix}.response.start", "status": self.status, "headers": headers})
+        await send({"type": f"{prefix}.response.body", "body": body, "more_body": False})
+
+
+async def refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that nobody has looked at yet; of a WebSocket the beginning is read first."""
+    if scope["type"] == "websocket":
+        await receive()
+    await refusal.answer(scope, send)
 
 
 class ClientGone(Exception):

@@ -30,6 +30,7 @@ class Host:
             "log_level": "critical",
             "ws": "wsproto",
             "timeout_graceful_shutdown": 2,
+            "proxy_headers": False,  # it would believe everybody on loopback
         } | options
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._socket.getsockname()[1]
