@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Writes the twins of `lbclient/_async`: `_sync` for httpx.Client, and both again for httpx2.
 
-    scripts/unasync.py            writes them, and the tests of the sync transport
+    scripts/unasync.py            writes them, and the twins of their tests
     scripts/unasync.py --check    writes nothing; fails when one of them is not what it would write
 
 A twin differs from its original by the substitutions below and by nothing else. Every one of them must change
@@ -15,7 +15,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,7 @@ SYNC = {
     r"\ba(iter|next)\(": r"\1(",
     r"\bStopAsyncIteration\b": "StopIteration",
     # Types
+    r"\bAsyncGenerator\[(.*?), None\]": r"Generator[\1, None, None]",
     r"\bAsync(Iterable|Iterator|Generator)\b": r"\1",
     r"\bAwaitable\[(\w+(?:\.\w+)*)\]": r"\1",
     r"^from collections\.abc import Awaitable, ": "from collections.abc import ",
@@ -62,10 +63,17 @@ SYNC = {
     r"^MOST_STREAMS = 100$": "MOST_STREAMS = 1",
 }
 
-TESTED = ("test_deploy", "test_retries", "test_sticky_and_routes", "test_transport")  # of tests/transport
+HTTPX2 = {
+    r"\bhttpx\b(?!-| and httpx2)": "httpx2",
+    r"(?<!['\"])\bhttpcore\b": "httpcore2",  # engine="httpcore" is its name in either
+}
+
+# Tests, of tests/transport
+
+TESTED = ("test_deploy", "test_retries", "test_sticky_and_routes", "test_transport")
+ONE_ENGINE = {r"^from tests\.transport\.engines import .*\n": ""}
 
 SYNC_TESTS = {
-    r"^from tests\.transport\.engines import .*\n": "",
     r"^pytestmark = pytest\.mark\.anyio\n": "",
     r"\basynccontextmanager\b": "contextmanager",
     r"^import anyio\.to_thread\n": "",
@@ -75,10 +83,18 @@ SYNC_TESTS = {
     r"\baconnect_ws\b": "connect_ws",
     r"\ba(read|iter_raw)\b": r"\1",
     r"\blbclient\._async\.": "lbclient._sync.",
-} | SYNC
+}
+HTTPX2_TESTS = {
+    r"^from lbclient import (\([^)]*?|[^(\n]*?)((?:Async)?BalancedTransport), *": (
+        r"from lbclient.httpx2 import \2\nfrom lbclient import \1"
+    ),
+    r"\blbclient\.(_async|_sync)\.(?!blocking)": r"lbclient.httpx2.\1.",
+}
 
-ASYNC_ONLY_TESTS = {
-    "test_an_inner_transport_for_each_backend",  # ASGITransport
+ASYNC_ONLY_TESTS = {"test_an_inner_transport_for_each_backend"}  # ASGITransport
+HTTPX_ONLY_TESTS = {
+    "test_transports_of_httpx2_do_not_mix",
+    "test_websockets_through_httpx_ws_are_in_flight_until_they_close",
 }
 
 
@@ -97,88 +113,123 @@ class Rules:
                 self.used.add(pattern)
         return text
 
-    @property
-    def unused(self) -> set[str]:
-        """Those that have changed nothing."""
-        return set(self.table) - self.used
+    def check(self) -> None:
+        """Every substitution has to have changed something."""
+        unused = set(self.table) - self.used
+        if unused:
+            raise SystemExit(f"never used: {', '.join(sorted(unused))}; take it out of scripts/unasync.py")
+
+
+Modules = dict[str, str]  # texts by full name
+
+
+def modules(package: str) -> Modules:
+    folder = ROOT / package.replace(".", "/")
+    return {
+        f"{package}.{path.stem}": path.read_text()
+        for path in sorted(folder.glob("*.py"))
+        if path.stem != "__init__"
+    }
+
+
+def twins(sources: Modules, rules: Rules, rename: Callable[[str], str], by_hand: set[str]) -> Modules:
+    """The modules, renamed, that differ from their originals.
+
+    One differs when a substitution changes it, or when it imports one that differs. Those that are written by hand do.
+    """
+    changed = {name: rules.apply(text) for name, text in sources.items()}
+    differing = {name for name, text in sources.items() if changed[name] != text} | by_hand
+    imports = {name: set(NAMES.findall(text)) for name, text in sources.items()}
+    while more := {name for name in sources if name not in differing and imports[name] & differing}:
+        differing |= more
+
+    def renamed(match: re.Match[str]) -> str:
+        return rename(match[0]) if match[0] in differing else match[0]
+
+    return {
+        rename(name): NAMES.sub(renamed, changed[name]) for name in sources if name in differing - by_hand
+    }
+
+
+NAMES = re.compile(r"\blbclient\._(?:async|sync)\.\w+")
+
+
+def to_sync(name: str) -> str:
+    return name.replace("._async.", "._sync.")
+
+
+def to_httpx2(name: str) -> str:
+    return name.replace("lbclient.", "lbclient.httpx2.")
+
+
+def shell() -> Iterator[tuple[Path, str]]:
+    """The twins of `lbclient/_async`."""
+    asynchronous = modules("lbclient._async")
+    only = {f"lbclient._async.{name}" for name in ASYNC_ONLY}
+    by_hand = {f"lbclient._async.{name}" for name in BY_HAND}
+    sync_rules, httpx2_rules = Rules(SYNC), Rules(HTTPX2)
+    sources = {name: text for name, text in asynchronous.items() if name not in only}
+    sync = twins(sources, sync_rules, to_sync, by_hand)
+    sync_rules.check()
+    yield from marked(sync, to_sync)
+    hand = {name: text for name, text in modules("lbclient._sync").items() if name.split(".")[-1] in BY_HAND}
+    httpx2 = twins(asynchronous | hand | sync, httpx2_rules, to_httpx2, set())
+    httpx2_rules.check()
+    yield from marked(httpx2, to_httpx2)
+
+
+def marked(twins: Modules, rename: Callable[[str], str]) -> Iterator[tuple[Path, str]]:
+    for name, text in twins.items():
+        path = Path(*name.split(".")).with_suffix(".py")
+        original = (
+            path.as_posix().replace("/_sync/", "/_async/")
+            if rename is to_sync
+            else path.as_posix().replace("/httpx2/", "/")
+        )
+        yield ROOT / path, MARK.format(original) + text
+
+
+def tests() -> Iterator[tuple[Path, str]]:
+    """The twins of the transport's tests."""
+    folder = ROOT / "tests" / "transport"
+    unused = ASYNC_ONLY_TESTS | HTTPX_ONLY_TESTS
+    one_engine, httpx2 = Rules(ONE_ENGINE), Rules(HTTPX2_TESTS)
+    words, sync = Rules(SYNC), Rules(SYNC_TESTS)  # not every word occurs in a test
+    flavour = Rules(HTTPX2)
+    for name in TESTED:
+        text = one_engine.apply((folder / f"{name}.py").read_text())
+        for target, is_sync, is_httpx2 in (
+            ("sync", True, False),
+            ("httpx2_async", False, True),
+            ("httpx2_sync", True, True),
+        ):
+            left_out = (ASYNC_ONLY_TESTS if is_sync else set()) | (HTTPX_ONLY_TESTS if is_httpx2 else set())
+            twin, found = without_tests(text, left_out)
+            unused -= found
+            if is_sync:
+                twin = words.apply(sync.apply(twin))
+            if is_httpx2:
+                twin = flavour.apply(httpx2.apply(twin))
+            yield (
+                ROOT / "tests" / "twins" / target / f"{name}.py",
+                MARK.format(f"tests/transport/{name}.py") + twin,
+            )
+    for rules in (one_engine, httpx2, sync):
+        rules.check()
+    if unused:
+        raise SystemExit(f"no such tests: {', '.join(sorted(unused))}; take them out of scripts/unasync.py")
 
 
 def without_tests(text: str, names: set[str]) -> tuple[str, set[str]]:
-    """A test module without those tests; and which of them it had."""
+    """A test module without those tests, and which of them it had."""
     lines = text.splitlines(keepends=True)
     found: set[str] = set()
     for node in reversed(ast.parse(text).body):
-        if isinstance(node, ast.AsyncFunctionDef) and node.name in names:
+        if isinstance(node, (ast.AsyncFunctionDef, ast.FunctionDef)) and node.name in names:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             del lines[first - 1 : node.end_lineno]
             found.add(node.name)
     return "".join(lines), found
-
-
-def twins(sources: Mapping[str, str], origin: str, target: str, rules: Rules) -> dict[str, str]:
-    """The files (by module name) of package `target` that differ from those of package `origin`.
-
-    A file differs when a substitution changes it, or when it imports one that differs.
-    """
-    changed = {name: rules.apply(text) for name, text in sources.items()}
-    differing = {name for name, text in sources.items() if changed[name] != text}
-    imports = {
-        name: set(re.findall(rf"\b{re.escape(origin)}\.(\w+)\b", text)) for name, text in sources.items()
-    }
-    while more := {name for name in sources if name not in differing and imports[name] & differing}:
-        differing |= more
-    return {name: _redirected(changed[name], origin, target, differing) for name in differing}
-
-
-def _redirected(text: str, origin: str, target: str, modules: set[str]) -> str:
-    for module in modules:
-        text = re.sub(rf"\b{re.escape(origin)}\.{module}\b", f"{target}.{module}", text)
-    return text
-
-
-def read(folder: Path, leave_out: set[str]) -> dict[str, str]:
-    return {path.stem: path.read_text() for path in sorted(folder.glob("*.py")) if path.stem not in leave_out}
-
-
-def generated() -> Iterator[tuple[Path, str]]:
-    """Every file, as it should be."""
-    to_sync = Rules(SYNC)
-    asynchronous = read(PACKAGE / "_async", {"__init__"})
-    by_hand = read(PACKAGE / "_sync", set())
-    by_hand = {name: text for name, text in by_hand.items() if name in BY_HAND - {"__init__"}}
-    shell = {name: text for name, text in asynchronous.items() if name not in ASYNC_ONLY}
-    sync = twins(shell, "lbclient._async", "lbclient._sync", to_sync)
-    for name in BY_HAND & ASYNC_ONLY:
-        sync = {
-            known: _redirected(text, "lbclient._async", "lbclient._sync", {name})
-            for known, text in sync.items()
-        }
-    for name, text in sync.items():
-        yield PACKAGE / "_sync" / f"{name}.py", MARK.format(f"lbclient/_async/{name}.py") + text
-    yield from generated_tests()
-    check_used(to_sync)
-
-
-def generated_tests() -> Iterator[tuple[Path, str]]:
-    """The tests of the sync transport."""
-    to_sync = Rules(SYNC_TESTS)
-    seen: set[str] = set()
-    for name, text in read(ROOT / "tests" / "transport", set()).items():
-        if name in TESTED:
-            kept, found = without_tests(text, ASYNC_ONLY_TESTS)
-            seen |= found
-            mark = MARK.format(f"tests/transport/{name}.py")
-            yield ROOT / "tests" / "twins" / "sync" / f"{name}.py", mark + to_sync.apply(kept)
-    check_used(to_sync, but=frozenset(SYNC))
-    if seen != ASYNC_ONLY_TESTS:
-        raise SystemExit(f"no such tests: {', '.join(ASYNC_ONLY_TESTS - seen)}")
-
-
-def check_used(rules: Rules, but: frozenset[str] = frozenset()) -> None:
-    """Every substitution has to change something."""
-    unused = rules.unused - but
-    if unused:
-        raise SystemExit(f"never used: {', '.join(sorted(unused))}; take it out of scripts/unasync.py")
 
 
 def formatted(files: Mapping[Path, str]) -> dict[Path, str]:
@@ -198,13 +249,14 @@ def _ruff(arguments: list[str], text: str) -> str:
 
 
 def main() -> None:
-    files = formatted(dict(generated()))
+    files = formatted({**dict(shell()), **dict(tests())})
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     left = [
         path
         for folder in {path.parent for path in files}
         for path in folder.glob("*.py")
-        if path not in files and path.stem not in BY_HAND
+        if path not in files
+        and path.stem not in (BY_HAND if path.parent == PACKAGE / "_sync" else {"__init__", "conftest"})
     ]
     if "--check" in sys.argv[1:]:
         if stale or left:

@@ -9,7 +9,7 @@ SHORTEST = 0.001  # seconds: 0 would mean "do not block" to a socket
 
 
 class TrimmedTimeouts(Mapping[str, float | None]):
-    """Looks like the `timeout` extension of httpx. Every look at it trims anew: each phase gets what is left by then.
+    """Looks like a request's `timeout` extension. Every look at it trims anew: each phase gets what is left by then.
 
     Args:
         own: The caller's timeouts.

@@ -21,7 +21,7 @@ The frames and the state are h2's and httpcore's. What differs here, each of it 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
@@ -287,7 +287,9 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
             raise Reset(f"the server reset the stream: {_named(event.error_code)}", int(event.error_code))
         return event
 
-    async def _receive_response_body(self, request: httpcore.Request, stream_id: int) -> AsyncIterator[bytes]:
+    async def _receive_response_body(
+        self, request: httpcore.Request, stream_id: int
+    ) -> AsyncGenerator[bytes, None]:
         from h2.events import DataReceived, StreamEnded
 
         while True:

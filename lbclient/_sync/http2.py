@@ -22,7 +22,7 @@ The frames and the state are h2's and httpcore's. What differs here, each of it 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
@@ -289,7 +289,9 @@ class HTTP2Connection(httpcore.HTTP2Connection):
             raise Reset(f"the server reset the stream: {_named(event.error_code)}", int(event.error_code))
         return event
 
-    def _receive_response_body(self, request: httpcore.Request, stream_id: int) -> Iterator[bytes]:
+    def _receive_response_body(
+        self, request: httpcore.Request, stream_id: int
+    ) -> Generator[bytes, None, None]:
         from h2.events import DataReceived, StreamEnded
 
         while True:
