@@ -181,6 +181,7 @@ class Attempts:
             if again is not None:
                 self._free = 1
                 self.tickets.append(again)
+                self.pool.telemetry.retried()
                 return Step(again, fresh=True)
         state = self._call_state(outcome, error)
         if retry.stop(state):
@@ -188,7 +189,7 @@ class Attempts:
         free = outcome.unsent
         if not free and not self._pay():
             return None
-        other = self._pick_untried()
+        other = self._retry_elsewhere()
         return self._second_round(retry, state, outcome, free) if other is None else Step(other)
 
     def _may_follow(self, retry: Retry, outcome: Outcome) -> bool:
@@ -218,6 +219,12 @@ class Attempts:
     def _pay(self) -> bool:
         return self.pool.budget is None or self.pool.budget.withdraw()
 
+    def _retry_elsewhere(self) -> Ticket | None:
+        ticket = self._pick_untried()
+        if ticket is not None:
+            self.pool.telemetry.retried()
+        return ticket
+
     def _pick_untried(self) -> Ticket | None:
         tried = {ticket.state.url for ticket in self.tickets[self._round :]}
         try:
@@ -246,10 +253,10 @@ class Attempts:
     def again(self) -> Ticket | None:
         """The ticket after a wait: anybody but the last one tried, if there is anybody else; None for nobody."""
         self._round = len(self.tickets) - 1
-        other = self._pick_untried()
+        other = self._retry_elsewhere()
         if other is None:
             self._round = len(self.tickets)
-            other = self._pick_untried()
+            other = self._retry_elsewhere()
         return other
 
     def _call_state(self, outcome: Outcome, error: Exception | None) -> RetryCallState:
@@ -287,7 +294,10 @@ class Attempts:
         hedging = self.pool.hedging
         if hedging is None or not hedging.withdraw() or not self._pay():
             return None
-        return self._pick_untried()
+        ticket = self._pick_untried()
+        if ticket is not None:
+            self.pool.telemetry.hedged()
+        return ticket
 
     # What to tell the client
 

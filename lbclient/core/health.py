@@ -46,6 +46,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Collection
+from copy import deepcopy
 from dataclasses import dataclass
 
 from lbclient.core.checks import check_fraction, check_number, check_whole
@@ -206,6 +207,7 @@ class Health:
         "admin",
         "check",
         "drain_until",
+        "ejected_ever",
         "ejected_until",
         "ejections",
         "epoch",
@@ -221,6 +223,7 @@ class Health:
         self.check = Check.UNKNOWN
         self.passive = Passive.IN
         self.epoch = epoch
+        self.ejected_ever = 0
         self.ejections = 0  # k, the multiplier of the next ejection is one more
         self.ejected_until = 0.0
         self.trial_after = True
@@ -231,6 +234,22 @@ class Health:
         self._check_run = 0
         self._clean_since = 0.0
         self._window: Window | None = None
+
+    def carried_over(self, *, checked: bool, judged: bool) -> Health:
+        """A copy for another pool, less what nothing there would ever correct.
+
+        Args:
+            checked: Whether the other pool has a probe.
+            judged: Whether live requests eject there.
+        """
+        copy = deepcopy(self)
+        if not checked:
+            copy.check = Check.UNKNOWN
+        if not judged:
+            copy.passive = Passive.IN
+        elif copy.passive is Passive.TRIAL:
+            copy.passive = Passive.HALF_OPEN  # the one request that tries it is the old pool's
+        return copy
 
     # What it comes to
 
@@ -350,6 +369,7 @@ class Health:
         """Out, for longer each time; `jitter` is a factor around 1."""
         self._forgive(policy, now)
         self.ejections += 1
+        self.ejected_ever += 1
         self.ejected_until = now + policy.ejection_seconds(self.ejections) * jitter
         self.reason = reason
         self.trial_after = True

@@ -33,6 +33,7 @@ from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.retry import Retry
 from lbclient.core.snapshot import Rules, Snapshot, fail_open_set, why_not
 from lbclient.core.status import PoolStatus, TierStatus, status_of
+from lbclient.core.telemetry import Telemetry
 from lbclient.core.ticket import Answer, Drawn, Ticket
 from lbclient.core.waiting import Place, Queue
 
@@ -139,6 +140,7 @@ class Pool(Membership):
         )
         self.budget = None if retry is None or retry.budget is None else Budget(retry.budget, clock)
         self.hedging = None if hedge is None else Hedging(hedge, clock)
+        self.telemetry = Telemetry()
         self.queue = Queue(name, max_pending) if limited else None
         if self.queue is not None:
             self.subscribe(self.queue.stir)
@@ -367,6 +369,8 @@ class Pool(Membership):
                 self._took_effect(state, now, self._outliers.hold(ticket, everybody, now, retry_after, why))
         if self._news:
             self._news.tell()
+        for listener in self.telemetry.listeners:
+            listener(state.url, latency, status)
 
     def ticket_ended(self, ticket: Ticket, kind: Failure | None, latency: float | None) -> None:
         """`ticket` is over: with a failure of this kind, or (None) with whatever its response was."""
@@ -442,6 +446,28 @@ class Pool(Membership):
             self._log(change.level, change.words, state, *change.args)
             self._publish(now)
 
+    def inherit(self, other: Pool) -> None:
+        """Begin with what another pool has learned of the backends that both have.
+
+        Taken over are what operators said of them, their health as far as this pool looks after it, latencies and
+        counts; not what is in flight there. For a pool that takes the place of one with other options.
+        """
+        checked, judged = self.probe is not None, self.passive is not None
+        with other._lock:
+            known = {
+                url: (state, state.health.carried_over(checked=checked, judged=judged))
+                for url, state in other._states.items()
+            }
+        with self._lock:
+            for url, state in self._states.items():
+                if url in known:
+                    before, state.health = known[url]
+                    state.picks, state.successes = before.picks, before.successes
+                    state.failures, state.latency = before.failures, before.latency
+                    state.tied = before.tied
+            self._publish(self.clock())
+        self._news.tell()
+
     def status(self) -> PoolStatus:
         """Everything a person wants to see. Takes no lock (unless time has changed the answer): picks do not wait."""
         now = self.clock()
@@ -459,6 +485,8 @@ class Pool(Membership):
             degraded=bool(snapshot.trouble),
             why=snapshot.trouble,
             backends=tuple(status_of(state, now) for state in self._states.values()),
+            retries=self.telemetry.retries,
+            hedges=self.telemetry.hedges,
         )
 
 

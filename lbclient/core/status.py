@@ -26,6 +26,7 @@ class BackendStatus:
         picks, successes, failures: Counts since it was added.
         latency: Moving average of the seconds to the response headers; None before the first answer.
         why: The state in words.
+        ejections: How often live requests took it out since it was added.
     """
 
     url: str
@@ -43,6 +44,7 @@ class BackendStatus:
     failures: int
     latency: float | None
     why: str
+    ejections: int = 0
 
 
 class TierStatus(NamedTuple):
@@ -73,6 +75,8 @@ class PoolStatus:
         degraded: Whether the first priority does not carry all of the load: others help out, health is ignored, or
             nobody may be picked.
         why: What is wrong, in words; empty when it is not degraded.
+        retries: Attempts after the first, of all requests.
+        hedges: Copies of slow requests.
     """
 
     name: str
@@ -83,6 +87,8 @@ class PoolStatus:
     tiers: tuple[TierStatus, ...] = ()
     degraded: bool = False
     why: str = ""
+    retries: int = 0
+    hedges: int = 0
 
 
 def status_of(state: BackendState, now: float) -> BackendStatus:
@@ -105,4 +111,5 @@ def status_of(state: BackendState, now: float) -> BackendStatus:
         failures=state.failures,
         latency=state.latency,
         why=health.describe(now),
+        ejections=health.ejected_ever,
     )
