@@ -203,7 +203,19 @@ def test_importing_is_silent() -> None:
 
 def test_importing_brings_no_extra_with_it() -> None:
     """An extra is imported where it is used; `import lbclient` adds nothing heavy to httpx and tenacity."""
-    extras = ["h2", "httpx2", "xxhash", "rich", "uvicorn", "trio", "starlette", "hypercorn", "granian"]
+    extras = [
+        "h2",
+        "httpx2",
+        "xxhash",
+        "rich",
+        "uvicorn",
+        "trio",
+        "starlette",
+        "hypercorn",
+        "granian",
+        "yaml",
+    ]
+    extras += ["dns", "watchfiles"]
     # httpx and httpcore themselves import some of them when they are installed: that is theirs to do
     code = (
         "import sys, httpx, httpcore, tenacity; before = set(sys.modules); import lbclient;"

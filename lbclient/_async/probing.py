@@ -1,4 +1,7 @@
-"""Where a pool's probes run: a task of the event loop, or a daemon thread; `_sync/probing.py` is its counterpart."""
+"""Where a pool's probes run, and where its source is followed: a task of the event loop, or a daemon thread.
+
+`_sync/probing.py` is its counterpart.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from lbclient._async.background import BackgroundTask, BackgroundThread
 from lbclient._async.inner import InnerTransports
 from lbclient._async.prober import Ask, InnerProbe, NetworkProbe, probe_pool
 from lbclient.core.pool import Pool
+from lbclient.discovery.following import background_of, watch_over
 
 
 class Probing:
-    """The probes of one pool, begun at most once at a time.
+    """The probes of one pool and whoever listens to its source, begun at most once at a time.
 
     Args:
         pool: Says what to ask, and gets the results.
@@ -29,16 +33,16 @@ class Probing:
         ask: Ask = (
             NetworkProbe(pool.connect, ssl_context) if inner is None else InnerProbe(inner, pool.connect)
         )
-        self._main = partial(probe_pool, pool, ask)
-        self._name = f"lbclient: probes of pool {pool.name!r}"
+        self._main = partial(watch_over, pool, partial(probe_pool, pool, ask))
+        self._name = background_of(pool)
         self._task: BackgroundTask | None = None
         self._thread: BackgroundThread | None = None
 
     @property
     def running(self) -> bool:
-        """Whether probes run, or there are none to run."""
+        """Whether probes run and the source is followed, or there is neither."""
         return (
-            self._pool.probe is None
+            (self._pool.probe is None and self._pool.supply is None)
             or (self._task is not None and self._task.running)
             or (self._thread is not None and self._thread.running)
         )

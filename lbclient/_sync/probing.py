@@ -1,4 +1,4 @@
-"""Where a pool's probes run: a daemon thread. Written by hand: the prober itself is the async one."""
+"""Where a pool's probes run, and where its source is followed: a daemon thread. Written by hand: the prober itself is the async one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from lbclient._sync.inner_probe import ask_through
 from lbclient.core.backend import Backend
 from lbclient.core.pool import Pool
 from lbclient.core.probes import Probe, TcpProbe
+from lbclient.discovery.following import background_of, watch_over
 
 
 class Probing:
-    """The probes of one pool, begun at most once at a time.
+    """The probes of one pool and whoever listens to its source, begun at most once at a time.
 
     Args:
         pool: Says what to ask, and gets the results.
@@ -32,14 +33,13 @@ class Probing:
         self._pool = pool
         over_network = NetworkProbe(pool.connect, ssl_context)
         ask: Ask = over_network if inner is None else _Through(inner, over_network)
-        self._thread = BackgroundThread(
-            partial(probe_pool, pool, ask), f"lbclient: probes of pool {pool.name!r}"
-        )
+        main = partial(watch_over, pool, partial(probe_pool, pool, ask))
+        self._thread = BackgroundThread(main, background_of(pool))
 
     @property
     def running(self) -> bool:
-        """Whether probes run, or there are none to run."""
-        return self._pool.probe is None or self._thread.running
+        """Whether probes run and the source is followed, or there is neither."""
+        return (self._pool.probe is None and self._pool.supply is None) or self._thread.running
 
     def begin(self) -> None:
         """Probe from now on."""

@@ -15,8 +15,9 @@ from lbclient.asgi.types import Receive, Scope, Send
 from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
+from lbclient.core.source import Source
 
-Target = Pool | Router | AsyncBalancedTransport | Iterable[BackendLike]
+Target = Pool | Router | AsyncBalancedTransport | Source | Iterable[BackendLike]
 
 
 class ReverseProxy:

@@ -26,6 +26,8 @@ class Backend:
         priority: 0 is used first; higher numbers help when too few of the lower ones are available.
         host: Replaces the `Host` header and the TLS server name that the backend sees.
         uds: The path of a Unix socket to connect to instead of the URL's host and port.
+        draining: Whether it is about to leave: it takes no new picks, and serves only the clients that are tied to it.
+            Sources say so of a server that is being stopped; `enable` overrules it.
         metadata: Anything the caller wants to find again in the status and in a custom algorithm.
 
     Raises:
@@ -38,6 +40,7 @@ class Backend:
     priority: int = field(default=0, kw_only=True)
     host: str | None = field(default=None, kw_only=True)
     uds: str | None = field(default=None, kw_only=True)
+    draining: bool = field(default=False, kw_only=True)
     metadata: Mapping[str, object] = field(default_factory=dict[str, object], kw_only=True, hash=False)
 
     scheme: str = field(init=False, repr=False, compare=False)

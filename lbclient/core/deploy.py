@@ -149,6 +149,7 @@ class Swap:
 
     Raises:
         ValueError, TypeError: `backends` is no set of backends, or the same as before.
+        RuntimeError: The pool has a source, whose next set would undo it.
     """
 
     def __init__(self, pool: Pool, backends: Iterable[BackendLike], guard: Guard | None = None) -> None:
@@ -157,6 +158,11 @@ class Swap:
         declared = [Backend.of(backend) for backend in backends]
         if not declared:
             raise ValueError("backends is empty; write the whole new set")
+        if pool.supply is not None:
+            raise RuntimeError(
+                f"pool {pool.name!r} has a source, {pool.supply.source}, which says who belongs to it; "
+                "have a pool for either set, and flip between them with a Split"
+            )
         self.pool = pool
         self.guard = guard
         self.target = tuple(dict.fromkeys(backend.url for backend in declared))

@@ -7,6 +7,10 @@ class NoBackendAvailable(Exception):
     """Nobody may be picked; the message says why each backend was passed over."""
 
 
+class NoSetYet(NoBackendAvailable):
+    """The pool's source has not said yet who there is."""
+
+
 class PoolFull(NoBackendAvailable):
     """Nobody may be picked right now, but somebody may as soon as a request ends."""
 

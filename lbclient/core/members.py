@@ -5,12 +5,13 @@ The dict is replaced whole and never edited, so that whoever reads it without th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
 from lbclient.core.backend import Backend, BackendState
-from lbclient.core.health import Health
+from lbclient.core.health import Admin, Health
 
 BackendLike: TypeAlias = Backend | str
 Members: TypeAlias = Mapping[str, BackendState]
@@ -23,6 +24,8 @@ def admit(
     clock: Callable[[], float],
     ramp_since: float | None,
     left: Members = MappingProxyType({}),
+    *,
+    may_be_empty: bool = False,
 ) -> Members:
     """A whole set of members. Those that are known keep their numbers and their health.
 
@@ -36,6 +39,7 @@ def admit(
         clock: The pool's.
         ramp_since: When the slow start of the new ones begins; None for no slow start.
         left: Those who were members once, and have requests in flight.
+        may_be_empty: Whether nobody is a set.
 
     Raises:
         ValueError: The set is empty, or has a URL twice, or one that leads nowhere. Nothing has changed then.
@@ -44,7 +48,7 @@ def admit(
     if isinstance(backends, (str, Backend)):
         raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
     declared = [Backend.of(backend) for backend in backends]
-    if not declared:
+    if not declared and not may_be_empty:
         raise ValueError(f"pool {pool!r} has no backends; write at least one, like 'http://10.0.0.5:8080'")
     urls = [backend.url for backend in declared]
     if len(set(urls)) < len(urls):
@@ -62,9 +66,23 @@ def admit(
             else:
                 state.health = Health(state.health.epoch + 1)
             state.health.ramp_since = ramp_since
+            if backend.draining:
+                state.health.admin = Admin.DRAINING
+        elif backend.draining != state.backend.draining:
+            _drain_or_not(state.health, backend.draining, ramp_since)
         state.backend = backend
         members[backend.url] = state
     return members
+
+
+def _drain_or_not(health: Health, draining: bool, ramp_since: float | None) -> None:
+    """What is declared has changed: it begins or ends a drain, and nothing else that an operator said."""
+    if draining and health.admin is Admin.ACTIVE:
+        health.admin = Admin.DRAINING
+        health.drain_until = math.inf  # until it leaves
+    elif not draining and health.admin is Admin.DRAINING:
+        health.admin = Admin.ACTIVE
+        health.ramp_since = ramp_since
 
 
 def find(pool: str, members: Members, url: str) -> BackendState:

@@ -20,13 +20,17 @@ from lbclient.core.members import BackendLike, Members, admit, find
 from lbclient.core.news import News
 from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.snapshot import Rules, Snapshot, build_snapshot
+from lbclient.core.source import Said, Source, Supply, Trouble
+
+LISTED = 20  # URLs in a line of the log; fleets of thousands would flood it
 
 
 class Membership:
     """The backends of a pool, and the snapshot of those that may be picked.
 
     Args:
-        backends: URLs and `Backend`s, mixed; at least one, no URL twice.
+        backends: URLs and `Backend`s, mixed; at least one, no URL twice. Or a `Source`, which says who there is.
+        initial: Who serves until the source has said it; None for nobody.
         name: For the logs and the messages.
         rules: What decides who may be picked.
         probe: Whose thresholds probe results go by.
@@ -36,8 +40,9 @@ class Membership:
 
     def __init__(
         self,
-        backends: Iterable[BackendLike],
+        backends: Iterable[BackendLike] | Source,
         *,
+        initial: Iterable[BackendLike] | None,
         name: str,
         rules: Rules,
         probe: HttpProbe | TcpProbe | None,
@@ -51,8 +56,18 @@ class Membership:
         self._rules = rules
         self._lock = threading.Lock()
         self._news = News(self._lock)
-        self._states = admit(name, backends, {}, clock, ramp_since=None)
+        self.supply: Supply | None = None
+        if isinstance(backends, Source):
+            self.supply = Supply(backends, initial, clock)
+            backends = self.supply.initial
+        elif initial is not None:
+            raise TypeError(
+                "initial is who serves until a source has said who there is; backends is no source"
+            )
+        empty = self.supply is not None and self.supply.missing
+        self._states = admit(name, backends, {}, clock, ramp_since=None, may_be_empty=empty)
         self._left: Members = {}
+        self._declared_draining: frozenset[str] = frozenset()
         self._snapshot = build_snapshot(tuple(self._states.values()), rules, rng, clock(), None)
 
     def add(self, backend: BackendLike, *, standby: bool = False) -> None:
@@ -92,6 +107,40 @@ class Membership:
         """
         with self._lock:
             self._become(self._admit(backends))
+        self._news.tell()
+
+    def receive(self, said: Said) -> None:
+        """What the pool's source says: a whole set, or that it is in trouble.
+
+        Those that stay keep their numbers, their health and what operators said of them. Those that go get no new
+        picks, and what is in flight may finish. What is no set (nobody, a URL twice) is trouble, too.
+
+        Raises:
+            RuntimeError: The pool has no source.
+        """
+        supply = self.supply
+        if supply is None:
+            raise RuntimeError(f"pool {self.name!r} has no source; use update()")
+        trouble = ""
+        declared: tuple[Backend, ...] = ()
+        try:
+            if isinstance(said, Trouble):
+                trouble = said.words
+            else:
+                declared = tuple(Backend.of(backend) for backend in said)
+        except (TypeError, ValueError) as exc:
+            trouble = str(exc)
+        with self._lock:
+            trouble = trouble or self._supply(supply, declared)
+            if trouble:
+                level = logging.WARNING if supply.well else logging.DEBUG
+                words = "%s: %s is in trouble, %d backends stay: %s"
+                self._news.add(level, words, self.name, supply.source, len(self._states), trouble)
+                supply.failed(trouble)
+            else:
+                if not supply.well:
+                    self._news.add(logging.INFO, "%s: %s is well again", self.name, supply.source)
+                supply.succeeded(declared)
         self._news.tell()
 
     def begin_drain(self, url: str, grace: float = 300.0) -> None:
@@ -181,17 +230,34 @@ class Membership:
 
     # Inside (with the lock held)
 
-    def _admit(self, backends: Iterable[BackendLike]) -> Members:
+    def _admit(self, backends: Iterable[BackendLike], may_be_empty: bool = False) -> Members:
         left = {url: state for url, state in self._left.items() if state.in_flight}
-        return admit(self.name, backends, self._states, self.clock, self.clock(), left)
+        known, since = self._states, self.clock()
+        return admit(self.name, backends, known, self.clock, since, left, may_be_empty=may_be_empty)
+
+    def _supply(self, supply: Supply, declared: tuple[Backend, ...]) -> str:
+        """A set of the pool's source, and what is wrong with it. Most are the last one once more: that costs little."""
+        if not declared and not supply.source.allow_empty:
+            return "its set is empty"
+        if declared != supply.declared:
+            try:
+                self._become(self._admit(declared, may_be_empty=True))
+            except ValueError as exc:
+                return str(exc)
+        return ""
 
     def _become(self, states: Members) -> None:
-        added = [url for url in states if url not in self._states]
-        removed = [url for url in self._states if url not in states]
+        added = _some(url for url in states if url not in self._states)
+        removed = _some(url for url in self._states if url not in states)
         known = {**self._left, **self._states}
         self._left = {url: s for url, s in known.items() if s.in_flight and url not in states}
         self._states = states
         self._news.add(logging.INFO, "%s: added %s, removed %s", self.name, added, removed)
+        draining = frozenset(url for url, state in states.items() if state.backend.draining)
+        if draining - self._declared_draining:
+            begun = _some(sorted(draining - self._declared_draining))
+            self._news.add(logging.INFO, "%s: %s are declared to be draining", self.name, begun)
+        self._declared_draining = draining
         self._publish(self.clock())
 
     def _publish(self, now: float) -> Snapshot:
@@ -215,3 +281,10 @@ class Membership:
 
     def _log(self, level: int, words: str, state: BackendState, *args: object) -> None:
         self._news.add(level, f"%s: %s {words}", self.name, state.url, *args)
+
+
+def _some(urls: Iterable[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    listed = list(urls)
+    more = len(listed) - LISTED
+    return listed if more <= 0 else [*listed[:LISTED], f"and {more} more"]

@@ -21,7 +21,7 @@ from lbclient.core.backend import BackendState
 from lbclient.core.budget import Budget
 from lbclient.core.checks import check_fraction, check_number, check_whole
 from lbclient.core.connect import Connect
-from lbclient.core.errors import NoBackendAvailable, PoolFull
+from lbclient.core.errors import NoBackendAvailable, NoSetYet, PoolFull
 from lbclient.core.facts import Facts, KeyLike, KeyReader, as_key, key_reader
 from lbclient.core.health import Admin, Passive, PassiveHealth
 from lbclient.core.hedging import Hedge, Hedging
@@ -32,6 +32,7 @@ from lbclient.core.outliers import Change, OutlierDetector
 from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.retry import Retry
 from lbclient.core.snapshot import Rules, Snapshot, fail_open_set, why_not
+from lbclient.core.source import Source
 from lbclient.core.status import PoolStatus, TierStatus, status_of
 from lbclient.core.telemetry import Telemetry
 from lbclient.core.ticket import Answer, Drawn, Ticket
@@ -50,7 +51,10 @@ class Pool(Membership):
     """A named set of backends, one algorithm, one set of policies. Serves any number of loops and threads.
 
     Args:
-        backends: URLs and `Backend`s, mixed; at least one, no URL twice.
+        backends: URLs and `Backend`s, mixed; at least one, no URL twice. Or a `Source` of `lbclient.discovery`, which
+            says who there is while a transport runs it; the next set that it says overrules what was added, removed or
+            weighted by hand.
+        initial: With a source: who serves until it has said its first set. None: the pool is empty until then.
         name: For the record, the logs and the metrics.
         algorithm: A name, or an object with `build(backends, rng)`.
         probe: How backends are probed in the background, if at all.
@@ -79,8 +83,9 @@ class Pool(Membership):
 
     def __init__(
         self,
-        backends: Iterable[BackendLike],
+        backends: Iterable[BackendLike] | Source,
         *,
+        initial: Iterable[BackendLike] | None = None,
         name: str = "default",
         algorithm: str | Algorithm = "power_of_two_choices",
         probe: HttpProbe | TcpProbe | None = None,
@@ -132,6 +137,7 @@ class Pool(Membership):
         limited = max_in_flight is not None or max_requests is not None
         super().__init__(
             backends,
+            initial=initial,
             name=name,
             rules=Rules(self.algorithm, slow_start, panic_threshold, fail_open, limited, zone),
             probe=_instance("probe", probe, (HttpProbe, TcpProbe)),
@@ -187,6 +193,7 @@ class Pool(Membership):
 
         Raises:
             PoolFull: A `NoBackendAvailable`: somebody could be picked if it were not for the limits.
+            NoSetYet: A `NoBackendAvailable`: the pool's source has not said who there is.
             NoBackendAvailable: Nobody is left; the message says why, backend by backend.
         """
         if key is not None and not isinstance(key, bytes):
@@ -293,6 +300,10 @@ class Pool(Membership):
         self, snapshot: Snapshot, key: bytes | None, exclude: Collection[str], place: Place | None
     ) -> BackendState:
         """A pick that has to step around somebody: tried before, or full."""
+        if not self._states:
+            assert self.supply is not None
+            words = f"no backend of pool {self.name!r} is available ({self.supply.why_nobody()})"
+            raise (NoSetYet if self.supply.missing else NoBackendAvailable)(words)
         within_reach = (*snapshot.candidates, *snapshot.reserve)
         if not exclude and self._is_overtaking(place):
             raise PoolFull(self._why_nobody(exclude))
@@ -487,6 +498,7 @@ class Pool(Membership):
             backends=tuple(status_of(state, now) for state in self._states.values()),
             retries=self.telemetry.retries,
             hedges=self.telemetry.hedges,
+            source=None if self.supply is None else self.supply.status(),
         )
 
 

@@ -62,6 +62,29 @@ class TierStatus(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """Where the backends of a pool come from, at one moment.
+
+    Attributes:
+        name: The source's.
+        well: Whether the last it said was a set. While it is not, the last set stays.
+        sets: How often it has said a set.
+        changes: How many of those were another one than before.
+        age: Seconds since it said a set; None before the first.
+        last_error: What went wrong last, in words; empty when nothing ever did.
+        last_error_age: Seconds since that; None when nothing ever did.
+    """
+
+    name: str
+    well: bool
+    sets: int
+    changes: int
+    age: float | None
+    last_error: str
+    last_error_age: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStatus:
     """A pool at one moment.
 
@@ -77,6 +100,7 @@ class PoolStatus:
         why: What is wrong, in words; empty when it is not degraded.
         retries: Attempts after the first, of all requests.
         hedges: Copies of slow requests.
+        source: Where the backends come from; None when they are a list.
     """
 
     name: str
@@ -89,6 +113,7 @@ class PoolStatus:
     why: str = ""
     retries: int = 0
     hedges: int = 0
+    source: SourceStatus | None = None
 
 
 def status_of(state: BackendState, now: float) -> BackendStatus:

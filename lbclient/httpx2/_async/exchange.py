@@ -29,6 +29,7 @@ from lbclient.httpx2._async.streams import BalancedStream
 
 Timeouts = Mapping[str, float | None]
 MOST_DISCARDED_BYTES = 16_384
+FIRST_SET_WITHIN = 5.0  # seconds, for a request without timeouts: httpx2's default
 _NO_TIMEOUTS: Timeouts = MappingProxyType({})
 
 
@@ -57,14 +58,17 @@ class Exchange:
         self._timeouts = timeouts if plan.deadline is None else TrimmedTimeouts(timeouts, plan.left)
 
     async def first(self) -> Ticket:
-        """The ticket of the first attempt; in a full pool, after waiting for it.
+        """The ticket of the first attempt; in a full pool, or one that does not know its backends yet, after a wait.
 
         Raises:
-            NoBackendAvailable: Nobody may be picked.
+            NoBackendAvailable: Nobody may be picked, or the pool's source has not said in time who may.
             httpx2.PoolTimeout: The limits of the pool were reached for as long as the pool timeout.
         """
         try:
             return self._plan.first()
+        except core_errors.NoSetYet:
+            await self._wait_for_set()
+            return await self.first()
         except core_errors.PoolFull as exc:
             timeout = self._timeouts.get("pool")
             if timeout is None:
@@ -75,6 +79,26 @@ class Exchange:
             return await self._wait_for_room(timeout)
         except core_errors.NoBackendAvailable as exc:
             raise self._nobody(exc) from None
+
+    async def _wait_for_set(self) -> None:
+        """Return when the pool's source has said its first set, within the pool timeout, else the connect timeout."""
+        pool, supply = self._plan.pool, self._plan.pool.supply
+        assert supply is not None
+        timeout = self._timeouts.get("pool") or self._timeouts.get("connect") or FIRST_SET_WITHIN
+        give_up = pool.clock() + timeout
+        said = Wake()
+        unsubscribe = pool.subscribe(said.wake)
+        try:
+            while supply.missing:
+                left = give_up - pool.clock()
+                if left <= 0:
+                    why = f"{supply.why_nobody()}; {timeout:.3g} s waited"
+                    words = f"no backend of pool {pool.name!r} is available ({why})"
+                    raise self._nobody(core_errors.NoSetYet(words)) from None
+                with anyio.move_on_after(left):
+                    await said.wait()
+        finally:
+            unsubscribe()
 
     async def _wait_for_room(self, timeout: float) -> Ticket:
         plan, pool = self._plan, self._plan.pool

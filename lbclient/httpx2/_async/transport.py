@@ -22,6 +22,7 @@ from lbclient.core.facts import Facts, Header
 from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
+from lbclient.core.source import Source
 from lbclient.httpx2._async.deploy import drain, swap
 from lbclient.httpx2._async.errors import DeadlineExceeded
 from lbclient.httpx2._async.exchange import Exchange
@@ -33,10 +34,10 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
     """Spreads the requests of an `httpx2.AsyncClient` over backends.
 
     Args:
-        target: A `Pool`, a `Router`, or a list of URLs and `Backend`s.
+        target: A `Pool`, a `Router`, or what a pool is made of: a list of URLs and `Backend`s, or a `Source`.
         inner: A function from `Backend` to `httpx2.AsyncBaseTransport`, for those who bring their own connections:
             `ASGITransport`, `MockTransport`, proxies.
-        pool_options: Arguments of `Pool`, when `target` is a list.
+        pool_options: Arguments of `Pool`, when `target` is a list or a source.
 
     Raises:
         ValueError, TypeError: An argument is out of its range; the message says what to write.
@@ -46,7 +47,7 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
 
     def __init__(
         self,
-        target: Pool | Router | Iterable[BackendLike],
+        target: Pool | Router | Source | Iterable[BackendLike],
         *,
         inner: Inner | None = None,
         **pool_options: Any,
@@ -84,13 +85,13 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
         return total
 
     async def wait_until_ready(self, timeout: float = 10.0) -> None:
-        """Wait for the first probe result of every backend.
+        """Wait until every pool knows its backends, and for the first probe result of each.
 
         Args:
             timeout: Seconds.
 
         Raises:
-            TimeoutError: Some backend is still unknown; the message names it.
+            TimeoutError: A source has not said its first set, or some backend is still unknown; the message names it.
         """
         self._check_open()
         with anyio.move_on_after(timeout) as scope:

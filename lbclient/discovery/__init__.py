@@ -1,0 +1,25 @@
+"""Where backends come from: sources, which tell a pool who there is, and decorators around them.
+
+pool = Pool(Subset(Filter(File("backends.yaml"), zone="a"), size=20))
+"""
+
+from lbclient.core.source import Source, Trouble
+from lbclient.core.status import SourceStatus
+from lbclient.discovery.debounce import Debounce
+from lbclient.discovery.file import File
+from lbclient.discovery.filter import Filter
+from lbclient.discovery.minimum import MinimumSize
+from lbclient.discovery.static import Static
+from lbclient.discovery.subset import Subset
+
+__all__ = [
+    "Debounce",
+    "File",
+    "Filter",
+    "MinimumSize",
+    "Source",
+    "SourceStatus",
+    "Static",
+    "Subset",
+    "Trouble",
+]
