@@ -68,9 +68,16 @@ HTTPX2 = {
     r"(?<!['\"])\bhttpcore\b": "httpcore2",  # engine="httpcore" is its name in either
 }
 
-# Tests, of tests/transport
+# Tests, and for which flavours
 
-TESTED = ("test_deploy", "test_retries", "test_sticky_and_routes", "test_transport")
+FLAVOURS = {"sync": (True, False), "httpx2_async": (False, True), "httpx2_sync": (True, True)}  # sync? httpx2?
+TESTED = {
+    "transport/test_deploy": tuple(FLAVOURS),
+    "transport/test_retries": tuple(FLAVOURS),
+    "transport/test_sticky_and_routes": tuple(FLAVOURS),
+    "transport/test_transport": tuple(FLAVOURS),
+    "faults/test_blame": ("sync",),
+}
 ONE_ENGINE = {r"^from tests\.transport\.engines import .*\n": ""}
 
 SYNC_TESTS = {
@@ -191,18 +198,14 @@ def marked(twins: Modules, rename: Callable[[str], str]) -> Iterator[tuple[Path,
 
 def tests() -> Iterator[tuple[Path, str]]:
     """The twins of the transport's tests."""
-    folder = ROOT / "tests" / "transport"
     unused = ASYNC_ONLY_TESTS | HTTPX_ONLY_TESTS
     one_engine, httpx2 = Rules(ONE_ENGINE), Rules(HTTPX2_TESTS)
     words, sync = Rules(SYNC), Rules(SYNC_TESTS)  # not every word occurs in a test
     flavour = Rules(HTTPX2)
-    for name in TESTED:
-        text = one_engine.apply((folder / f"{name}.py").read_text())
-        for target, is_sync, is_httpx2 in (
-            ("sync", True, False),
-            ("httpx2_async", False, True),
-            ("httpx2_sync", True, True),
-        ):
+    for name, targets in TESTED.items():
+        text = one_engine.apply((ROOT / "tests" / f"{name}.py").read_text())
+        for target in targets:
+            is_sync, is_httpx2 = FLAVOURS[target]
             left_out = (ASYNC_ONLY_TESTS if is_sync else set()) | (HTTPX_ONLY_TESTS if is_httpx2 else set())
             twin, found = without_tests(text, left_out)
             unused -= found
@@ -210,10 +213,8 @@ def tests() -> Iterator[tuple[Path, str]]:
                 twin = words.apply(sync.apply(twin))
             if is_httpx2:
                 twin = flavour.apply(httpx2.apply(twin))
-            yield (
-                ROOT / "tests" / "twins" / target / f"{name}.py",
-                MARK.format(f"tests/transport/{name}.py") + twin,
-            )
+            path = ROOT / "tests" / "twins" / target / f"{name.split('/')[-1]}.py"
+            yield path, MARK.format(f"tests/{name}.py") + twin
     for rules in (one_engine, httpx2, sync):
         rules.check()
     if unused:
