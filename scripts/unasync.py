@@ -70,13 +70,18 @@ HTTPX2 = {
 
 # Tests, and for which flavours
 
-FLAVOURS = {"sync": (True, False), "httpx2_async": (False, True), "httpx2_sync": (True, True)}  # sync? httpx2?
+FLAVOURS = {
+    "sync": (True, False),
+    "httpx2_async": (False, True),
+    "httpx2_sync": (True, True),
+}  # sync? httpx2?
 TESTED = {
     "transport/test_deploy": tuple(FLAVOURS),
     "transport/test_retries": tuple(FLAVOURS),
     "transport/test_sticky_and_routes": tuple(FLAVOURS),
     "transport/test_transport": tuple(FLAVOURS),
     "faults/test_blame": ("sync",),
+    "transport/test_http2_blame": ("sync",),
 }
 ONE_ENGINE = {r"^from tests\.transport\.engines import .*\n": ""}
 
@@ -99,6 +104,20 @@ HTTPX2_TESTS = {
 }
 
 ASYNC_ONLY_TESTS = {"test_an_inner_transport_for_each_backend"}  # ASGITransport
+SEVERAL_STREAMS_TESTS = {  # of one connection, where a thread has one each
+    "test_a_connection_that_goes_away_serves_out_and_is_closed",
+    "test_a_kept_connection_that_was_alive_is_not_stale",
+    "test_above_the_last_stream_nothing_was_processed",
+    "test_all_who_began_on_a_kept_connection_find_it_stale",
+    "test_closed_before_headers_is_the_backends_fault",
+    "test_headers_that_may_not_be_sent_were_not_and_cost_only_new_streams",
+    "test_of_two_goaways_the_second_draws_the_line",
+    "test_room_that_another_one_read_of_is_noticed",
+    "test_what_a_goaway_leaves_in_is_answered",
+    "test_what_is_left_out_before_its_body_is_begun_goes_elsewhere_with_all_of_it",
+    "test_what_is_left_out_while_its_body_waits_for_room_ends_at_once",
+    "test_who_waits_for_the_others_to_write_has_sent_nothing",
+}
 HTTPX_ONLY_TESTS = {
     "test_transports_of_httpx2_do_not_mix",
     "test_websockets_through_httpx_ws_are_in_flight_until_they_close",
@@ -198,7 +217,8 @@ def marked(twins: Modules, rename: Callable[[str], str]) -> Iterator[tuple[Path,
 
 def tests() -> Iterator[tuple[Path, str]]:
     """The twins of the transport's tests."""
-    unused = ASYNC_ONLY_TESTS | HTTPX_ONLY_TESTS
+    no_sync_tests = ASYNC_ONLY_TESTS | SEVERAL_STREAMS_TESTS
+    unused = no_sync_tests | HTTPX_ONLY_TESTS
     one_engine, httpx2 = Rules(ONE_ENGINE), Rules(HTTPX2_TESTS)
     words, sync = Rules(SYNC), Rules(SYNC_TESTS)  # not every word occurs in a test
     flavour = Rules(HTTPX2)
@@ -206,7 +226,7 @@ def tests() -> Iterator[tuple[Path, str]]:
         text = one_engine.apply((ROOT / "tests" / f"{name}.py").read_text())
         for target in targets:
             is_sync, is_httpx2 = FLAVOURS[target]
-            left_out = (ASYNC_ONLY_TESTS if is_sync else set()) | (HTTPX_ONLY_TESTS if is_httpx2 else set())
+            left_out = (no_sync_tests if is_sync else set()) | (HTTPX_ONLY_TESTS if is_httpx2 else set())
             twin, found = without_tests(text, left_out)
             unused -= found
             if is_sync:
