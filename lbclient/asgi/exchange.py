@@ -13,13 +13,10 @@ import anyio
 import httpx
 
 from lbclient._async.transport import AsyncBalancedTransport
-from lbclient.asgi.forwarding import Client, client_of, forwarded_headers
-from lbclient.asgi.framing import Asked, Framing, asked_of, check_method, framing_of
-from lbclient.asgi.headers import end_to_end, request_headers, via
+from lbclient.asgi.framing import Framing, check_method, framing_of
+from lbclient.asgi.inbound import Inbound
 from lbclient.asgi.incoming import Incoming, too_large
-from lbclient.asgi.outgoing import RawURL, raw_request
-from lbclient.asgi.refusals import ClientGone, refusal_of
-from lbclient.asgi.rewriting import rewritten, seen_from
+from lbclient.asgi.refusals import ClientGone, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
 from lbclient.asgi.types import Message, Receive, Scope, Send
 from lbclient.context import CLIENT, on_behalf_of
@@ -28,74 +25,6 @@ from lbclient.core.facts import Header
 logger = logging.getLogger("lbclient.asgi")
 
 _NOTHING = httpx.ByteStream(b"")
-
-
-class Inbound:
-    """A request as it came to us, and what of it goes on.
-
-    Args:
-        scope: ASGI's.
-        settings: The proxy's.
-        strip_root_path: See `asked_of`.
-
-    Raises:
-        Refusal: It has two meanings, or none.
-    """
-
-    def __init__(self, scope: Scope, settings: Settings, strip_root_path: bool) -> None:
-        self.scope = scope
-        self.settings = settings
-        self.asked: Asked = asked_of(scope, strip_root_path)
-        self.client: Client = client_of(scope, settings.trust, settings.client_from)
-        self.version: str = scope.get("http_version", "1.1")
-
-    @property
-    def url(self) -> RawURL:
-        """What the client asked for, less what we are mounted at."""
-        return RawURL("https" if self.client.secure else "http", self.client.host, self.asked.target)
-
-    def headers(self) -> list[Header]:
-        """The headers that go on; host and framing are still to be added."""
-        headers = request_headers(self.scope["headers"])
-        headers = forwarded_headers(
-            headers, self.client, self.asked.host, self.asked.prefix, self.settings.forwarded
-        )
-        if self.settings.via is not None:
-            headers.append(via(self.version, self.settings.via))
-        return headers
-
-    def options(self) -> dict[str, object]:
-        """What the balancer is told of the request."""
-        options: dict[str, object] = {}
-        if self.client.ip is not None:
-            options["client_ip"] = self.client.ip
-        if self.settings.deadline is not None:
-            options["deadline"] = self.settings.deadline
-        return options
-
-    def request(
-        self, method: str, framing: list[Header], headers: list[Header], stream: httpx.AsyncByteStream
-    ) -> httpx.Request:
-        """The request for the balanced transport."""
-        extensions = {"lbclient": self.options(), "timeout": self.settings.timeouts}
-        return raw_request(
-            method, self.url, [(b"host", self.asked.host), *headers, *framing], stream, extensions
-        )
-
-    def response_headers(self, response: httpx.Response) -> list[Header]:
-        """The headers that go back."""
-        raw = response.headers.raw
-        headers = _framed_once(end_to_end(raw), raw)
-        settings = self.settings
-        if settings.rewrite_location or settings.rewrite_cookies:
-            url = self.url
-            origin = b"%s://%s" % (url.raw_scheme, url.netloc)
-            seen = seen_from(origin, self.asked.prefix, response.extensions["lbclient"].backend or "")
-            headers = rewritten(headers, seen, settings.rewrite_location, settings.rewrite_cookies)
-        if settings.via is not None:
-            version: bytes = response.extensions.get("http_version", b"HTTP/1.1")
-            headers.append(via(version.decode("ascii").partition("/")[2], settings.via))
-        return headers
 
 
 async def exchange(
@@ -141,7 +70,7 @@ async def exchange(
         return
     except Exception as exc:
         _record(scope, exc)
-        refusal = refusal_of(exc, _retry_after(transport, exc))
+        refusal = refusal_of(exc, retry_after(transport, exc))
         if refusal is None or started:
             raise
         if refusal.status >= 500:
@@ -206,10 +135,12 @@ class _Relay:
                     left -= len(part)
                     if left <= 0:  # give the connection back before the client can ask for more
                         await response.aclose()
+                        self._incoming.answered()
                         await send({"type": "http.response.body", "body": part, "more_body": False})
                         return
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         await response.aclose()
+        self._incoming.answered()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -233,17 +164,6 @@ async def _while_the_client_is_there(incoming: Incoming, relay: _Relay) -> None:
         raise failed
 
 
-def _framed_once(headers: list[Header], raw: list[Header]) -> list[Header]:
-    """Of repeated lengths (which agree, or the response had been refused) one; next to chunks none."""
-    lengths = [value for name, value in headers if name == b"content-length"]
-    if not lengths:
-        return headers
-    headers = [header for header in headers if header[0] != b"content-length"]
-    if not any(name.lower() == b"transfer-encoding" for name, _ in raw):
-        headers.append((b"content-length", lengths[0].partition(b",")[0].strip(b" \t")))
-    return headers
-
-
 def _length(headers: list[Header], method: str, status: int) -> int | None:
     """Bytes of a response's body; None when only its end will tell (RFC 9112, 6.3)."""
     if method == "HEAD" or status in (204, 304):
@@ -255,10 +175,3 @@ def _record(scope: Scope, exc: Exception) -> None:
     record = getattr(exc, "lbclient", None)
     if record is not None:
         scope.setdefault("state", {})["lbclient"] = record
-
-
-def _retry_after(transport: AsyncBalancedTransport, exc: Exception) -> float:
-    """Seconds until time may make a backend available."""
-    record = getattr(exc, "lbclient", None)
-    pool = None if record is None else transport.pools.get(record.pool)
-    return 1.0 if pool is None else pool.changes_in()

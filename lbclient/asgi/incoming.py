@@ -45,6 +45,7 @@ class Incoming(httpx.AsyncByteStream):
         self._wanted = anyio.Event()
         if not framing.expects_continue:
             self._wanted.set()
+        self._answered = False
         self.gone = False
 
     async def listen(self, scope: anyio.CancelScope) -> None:
@@ -57,8 +58,9 @@ class Incoming(httpx.AsyncByteStream):
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self.gone = True
-                scope.cancel()
+                if not self._answered:
+                    self.gone = True
+                    scope.cancel()
                 return
             self._take(message.get("body", b""), message.get("more_body", False))
             while self._held >= READ_AHEAD:
@@ -68,6 +70,10 @@ class Incoming(httpx.AsyncByteStream):
     def want(self) -> None:
         """Listen from now on."""
         self._wanted.set()
+
+    def answered(self) -> None:
+        """The last of the response is about to be sent: some servers then say that the client has left."""
+        self._answered = True
 
     async def is_empty(self) -> bool:
         """Whether there is no body, which takes until its beginning has come."""

@@ -110,6 +110,10 @@ class ReverseProxy:
             await self._lifespan(receive, send)
         elif kind == "http":
             await exchange(self.transport, self._settings, self._strip_root_path, scope, receive, send)
+        elif kind == "websocket":
+            from lbclient.asgi.websocket import relay  # wsproto is an extra
+
+            await relay(self.transport, self._settings, self._strip_root_path, scope, receive, send)
         else:
             raise ValueError(f"a scope of type {kind!r}; this is an app for http, websocket and lifespan")
 

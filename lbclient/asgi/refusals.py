@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import httpx
 
+from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.types import Receive, Scope, Send
 from lbclient.core.errors import NoBackendAvailable
 from lbclient.core.facts import Header
@@ -52,7 +53,7 @@ class Refusal(Exception):
         """
         prefix = "http"
         if scope["type"] == "websocket":
-            if "websocket.http.response" not in scope.get("extensions", ()):
+            if "websocket.http.response" not in (scope.get("extensions") or ()):
                 await send({"type": "websocket.close", "code": 1008 if self.status < 500 else 1011})
                 return
             prefix = "websocket.http"
@@ -84,17 +85,17 @@ def bad_request(reason: str) -> Refusal:
     return Refusal(400, reason, close=True)
 
 
-def refusal_of(exc: Exception, retry_after: float) -> Refusal | None:
+def refusal_of(exc: Exception, wait: float) -> Refusal | None:
     """What to tell the client of an exception that a balanced transport raised; None when that is a bug.
 
     Args:
         exc: The exception.
-        retry_after: Seconds until trying again may help, when nobody was available.
+        wait: Seconds until trying again may help, when nobody was available.
     """
     if isinstance(exc, Refusal):
         return exc
     if isinstance(exc, (NoBackendAvailable, httpx.PoolTimeout)):
-        seconds = min(max(SOONEST, math.ceil(min(retry_after, LATEST))), LATEST)
+        seconds = min(max(SOONEST, math.ceil(min(wait, LATEST))), LATEST)
         return Refusal(503, "no backend is available", [(b"retry-after", b"%d" % seconds)])
     if isinstance(exc, NoRoute):
         return Refusal(404, "no route takes this request")
@@ -105,3 +106,10 @@ def refusal_of(exc: Exception, retry_after: float) -> Refusal | None:
     if isinstance(exc, httpx.TransportError):
         return Refusal(502, "the backend could not be reached, or broke off")
     return None
+
+
+def retry_after(transport: AsyncBalancedTransport, exc: Exception) -> float:
+    """Seconds until time may make a backend available, after an exception of the transport's."""
+    record = getattr(exc, "lbclient", None)
+    pool = None if record is None else transport.pools.get(record.pool)
+    return float(SOONEST) if pool is None else pool.changes_in()

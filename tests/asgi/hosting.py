@@ -32,6 +32,7 @@ class Host:
             "timeout_graceful_shutdown": 2,
             "proxy_headers": False,  # it would believe everybody on loopback
         } | options
+        self._app = app
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -47,7 +48,13 @@ class Host:
 
     def _run(self) -> None:
         with contextlib.suppress(SystemExit):
-            asyncio.run(self._server.serve(sockets=[self._socket]))
+            asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=[self._socket])
+        close = getattr(self._app, "aclose", None)  # of an app that gets no lifespan events
+        if close is not None:
+            await close()
 
     def stop(self) -> None:
         self._server.should_exit = True
