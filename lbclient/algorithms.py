@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lbclient.core.algorithms import (
     BY_NAME,
+    Adaptive,
     Algorithm,
     First,
     IPHash,
@@ -24,6 +25,7 @@ from lbclient.core.algorithms import (
 
 __all__ = [
     "BY_NAME",
+    "Adaptive",
     "Algorithm",
     "First",
     "IPHash",

@@ -136,6 +136,7 @@ class BackendState:
         url: How the backend is known.
         weight: Its share right now: the declared weight times the slow-start ramp.
         in_flight: Tickets taken and not ended.
+        waiting: When those of them were taken that are not answered yet, the oldest first.
         picks, successes, failures: Counts since the backend was added.
         latency: Moving average of the time to the response headers, in seconds; None before the first answer.
         health: The three facts its status is derived from.
@@ -157,6 +158,7 @@ class BackendState:
         "successes",
         "tied",
         "url",
+        "waiting",
         "weight",
     )
 
@@ -165,6 +167,7 @@ class BackendState:
         self.url = backend.url
         self.weight: float = backend.weight
         self.in_flight = 0
+        self.waiting: list[float] = []
         self.picks = 0
         self.successes = 0
         self.failures = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import cast
 
 
 def check_number(
@@ -51,6 +52,22 @@ def check_whole(name: str, value: object, *, at_least: int, at_most: int | None 
     if value < at_least or (at_most is not None and value > at_most):
         raise ValueError(f"{name} is {value!r}; write {allowed}")
     return value
+
+
+def check_peer(peer: object) -> None:
+    """`peer` is (index, count): which of `count` clients this one is, from 0.
+
+    Raises:
+        TypeError: It is no pair of whole numbers.
+        ValueError: The index is not below the count.
+    """
+    allowed = "(index, count), like (0, 3) for the first of three clients"
+    numbers = cast("tuple[object, ...]", peer) if isinstance(peer, tuple) else ()
+    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
+        raise TypeError(f"peer is {peer!r}; write {allowed}")
+    index, count = cast("tuple[int, int]", numbers)
+    if not 0 <= index < count:
+        raise ValueError(f"peer is {peer!r}; the index is from 0 to count - 1: write {allowed}")
 
 
 def check_methods(methods: Collection[str]) -> None:

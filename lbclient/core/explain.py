@@ -30,6 +30,9 @@ class Attempt:
         candidates: Who could have been picked, in declared order.
         loads: In flight at each candidate at that moment, in the same order; empty in large pools.
         skipped: Who could not be picked, and why.
+        costs: What the algorithm compared, in the order of the candidates: under `Adaptive` the time that it
+            expected of each, in mean latencies of the pool, None for who took no part. Empty where it compares only
+            `loads`, and in large pools.
         drawn: The number that decided (a random draw, a position, a hash): with `candidates` and `loads` it replays
             the pick.
         generation: The snapshot that was picked from.
@@ -44,6 +47,7 @@ class Attempt:
     skipped: Mapping[str, str]
     drawn: float | None
     generation: int
+    costs: tuple[float | None, ...] = ()
 
 
 class Record:
@@ -102,6 +106,9 @@ class Record:
                 lines.append("     in flight: " + ", ".join(f"{url} {load}" for url, load in pairs))
             else:
                 lines.append(f"     of {len(attempt.candidates)} candidates")
+            if attempt.costs:
+                costs = zip(attempt.candidates, attempt.costs, strict=True)
+                lines.append("     expected: " + ", ".join(f"{url} {_in_means(c)}" for url, c in costs))
             lines.extend(f"     not {url}: {why}" for url, why in attempt.skipped.items())
         if not plan.log:
             lines.extend(f"  not {url}: {why}" for url, why in plan.skipped.items())
@@ -121,6 +128,10 @@ class Record:
         return f"<Record {self.backend}, {len(self._plan.log)} attempts>"
 
 
+def _in_means(cost: float | None) -> str:
+    return "took no part" if cost is None else f"{cost:.3g}"
+
+
 def _describe(ticket: Ticket, outcome: Outcome, because: str, tried: list[str]) -> Attempt:
     snapshot = ticket.snapshot
     left = [(index, s.url) for index, s in enumerate(snapshot.candidates) if s.url not in tried]
@@ -128,6 +139,11 @@ def _describe(ticket: Ticket, outcome: Outcome, because: str, tried: list[str]) 
         because = "its ejection ended: the one request that tries it"
     elif snapshot.panic:
         because += "; health ignored: too few backends are available"
+    costs = ticket.costs or ()
+    if len(costs) != len(snapshot.candidates) or not any(
+        s is ticket.state and cost is not None for s, cost in zip(snapshot.candidates, costs, strict=True)
+    ):
+        costs = ()  # it was not picked by them: one of the reserve
     return Attempt(
         backend=ticket.state.url,
         outcome=outcome.describe(),
@@ -142,4 +158,5 @@ def _describe(ticket: Ticket, outcome: Outcome, because: str, tried: list[str]) 
         },
         drawn=ticket.drawn,
         generation=snapshot.generation,
+        costs=tuple(costs[index] for index, _ in left) if costs else (),
     )

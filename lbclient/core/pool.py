@@ -7,15 +7,17 @@ and several event loops alike.
 
 from __future__ import annotations
 
+import enum
 import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from lbclient.core.affinity import Affinity
-from lbclient.core.algorithms import from_name
-from lbclient.core.algorithms.picker import Algorithm, pick_by_rebuilding
+from lbclient.core.algorithms import Adaptive, from_name
+from lbclient.core.algorithms.picker import Algorithm, Explains, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
 from lbclient.core.backend import BackendState
 from lbclient.core.budget import Budget
@@ -44,7 +46,18 @@ ASK_FOR_TIME = frozenset({429, 503})
 BEATEN_TIMEOUTS = 5  # connect timeouts for which the loser of a race to connect is left alone
 LATENCY_SHARE = 0.2  # of the newest answer in the status's moving average
 _RETRY = Retry()
-_STATUS_FAILURES = PassiveHealth()  # what counts as a failure in the status of a pool without passive health
+_STATUS_FAILURES = (
+    PassiveHealth()
+)  # the default, and what counts as a failure where there is no passive health
+
+
+class LeftOut(enum.Enum):
+    """For an argument whose default depends on others."""
+
+    LEFT_OUT = "left out"
+
+
+LEFT_OUT = LeftOut.LEFT_OUT
 
 
 class Pool(Membership):
@@ -56,10 +69,11 @@ class Pool(Membership):
             weighted by hand.
         initial: With a source: who serves until it has said its first set. None: the pool is empty until then.
         name: For the record, the logs and the metrics.
-        algorithm: A name, or an object with `build(backends, rng)`.
+        algorithm: A name, or an object with `build(backends, rng)`; `Adaptive` when left out.
         probe: How backends are probed in the background, if at all.
         affinity: What ties a client to a backend (sticky sessions).
-        passive: When live requests take a backend out; None for never.
+        passive: When live requests take a backend out; None for never. Left out, it is `PassiveHealth()`, except
+            under an algorithm that charges failures itself, as `Adaptive` does.
         slow_start: Seconds over which a new or recovered backend's weight grows from a tenth; 0 is off.
         panic_threshold: When less than this share (0 to 1) of the pool is available, health is ignored. With several
             priorities: of a priority, while the others cannot make up for it.
@@ -72,6 +86,8 @@ class Pool(Membership):
         hedge: When a slow request is copied to another backend; None for never.
         preserve_host: Backends see the logical host instead of their own.
         connect: How connections are made.
+        peer: (index, count): which of `count` clients of these backends this one is, from 0, for an algorithm with an
+            aperture (`Adaptive`); None when that is not known.
         zone: Where this client runs. Backends of that zone are preferred, as far as they are enough for the clients
             there; None when zones make no difference.
         clock: Seconds that never go back.
@@ -87,9 +103,9 @@ class Pool(Membership):
         *,
         initial: Iterable[BackendLike] | None = None,
         name: str = "default",
-        algorithm: str | Algorithm = "power_of_two_choices",
+        algorithm: str | Algorithm = "adaptive",
         probe: HttpProbe | TcpProbe | None = None,
-        passive: PassiveHealth | None = _STATUS_FAILURES,
+        passive: PassiveHealth | LeftOut | None = LEFT_OUT,
         affinity: Affinity | None = None,
         slow_start: float = 0.0,
         panic_threshold: float = 0.0,
@@ -101,12 +117,13 @@ class Pool(Membership):
         hedge: Hedge | None = None,
         preserve_host: bool = False,
         connect: Connect | None = None,
+        peer: tuple[int, int] | None = None,
         zone: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self.algorithm = _as_algorithm(algorithm)
-        self.passive = _instance("passive", passive, (PassiveHealth,))
+        self.algorithm = _as_algorithm(algorithm, peer)
+        self.passive = _passive(passive, self.algorithm)
         if affinity is not None and (isinstance(affinity, type) or not isinstance(affinity, Affinity)):
             raise TypeError(
                 f"affinity is {affinity!r}; write CookieAffinity(...) or another affinity, or None"
@@ -154,6 +171,10 @@ class Pool(Membership):
         self._ties: Mapping[str, float] = {}
         self._ties_of: Snapshot | None = None
         self._outliers = None if self.passive is None else OutlierDetector(self.passive, self.rng)
+        # Retry-After is the server's own word: it is honoured also where nobody is ejected, unless that was asked for.
+        self._holds = (
+            self._outliers if passive is not LEFT_OUT else OutlierDetector(_STATUS_FAILURES, self.rng)
+        )
 
     def __repr__(self) -> str:
         snapshot = self._snapshot
@@ -211,10 +232,11 @@ class Pool(Membership):
                     if state.guarded and (self._is_full(state) or self._is_overtaking(place)):
                         state = None
                 if state is not None:
-                    ticket = self._take(snapshot, state, now, getattr(snapshot.picker, "drawn", None))
+                    drawn = getattr(snapshot.picker, "drawn", None)
+                    ticket = self._take(snapshot, state, now, drawn, snapshot.explains)
                 else:  # the number that decided, if there was one, is not one for all candidates: it replays nothing
                     state = self._pick_among(snapshot, key, exclude, place)
-                    ticket = self._take(snapshot, state, now, None)
+                    ticket = self._take(snapshot, state, now, None, snapshot.explains)
         finally:  # also when nobody is left: time may have changed something
             if self._news:
                 self._news.tell()
@@ -235,7 +257,12 @@ class Pool(Membership):
             if now >= snapshot.valid_until:
                 snapshot = self._publish(now)
             state = self._states.get(url)
-            if state is None or url not in self._current_ties(snapshot) or self._is_full(state):
+            if (
+                state is None
+                or url not in self._current_ties(snapshot)
+                or self._is_full(state)
+                or self._is_failing(snapshot, state, now)
+            ):
                 ticket = None
             else:
                 ticket = self._take(snapshot, state, now, None)
@@ -281,16 +308,25 @@ class Pool(Membership):
                 ties[url] = 0.0
         return ties
 
-    def _take(self, snapshot: Snapshot, state: BackendState, now: float, drawn: Drawn) -> Ticket:
+    def _take(
+        self,
+        snapshot: Snapshot,
+        state: BackendState,
+        now: float,
+        drawn: Drawn,
+        explains: Explains | None = None,
+    ) -> Ticket:
         """The ticket of a pick; with the lock held."""
         trial = state.guarded and state.health.passive is Passive.HALF_OPEN
         loads = [s.in_flight for s in snapshot.candidates] if snapshot.shows_loads else None
         state.in_flight += 1
         self._in_flight += 1
         state.picks += 1
+        state.waiting.append(now)
         if snapshot.started is not None:
             snapshot.started(state)
-        ticket = Ticket(self, state, snapshot, now, loads, drawn, trial)
+        costs = None if explains is None else explains.costs
+        ticket = Ticket(self, state, snapshot, now, loads, drawn, trial, costs)
         if trial:
             state.health.begin_trial()
             self._publish(now)
@@ -326,6 +362,11 @@ class Pool(Membership):
         return (self.max_in_flight is not None and state.in_flight >= self.max_in_flight) or (
             self.max_requests is not None and self._in_flight >= self.max_requests
         )
+
+    def _is_failing(self, snapshot: Snapshot, state: BackendState, now: float) -> bool:
+        """Whether the algorithm knows that it fails, while others do not."""
+        avoided = None if snapshot.avoided is None else snapshot.avoided(state, now)
+        return avoided is not None and avoided.failing
 
     def _is_overtaking(self, place: Place | None) -> bool:
         return self.queue is not None and self.queue.overtakes(place)
@@ -364,8 +405,13 @@ class Pool(Membership):
             if not ticket.open or ticket.answer is not None:
                 return
             state = ticket.state
-            self._observe(state, latency, failed, now)
+            state.waiting.remove(ticket.started)
             overload = policy.is_overload(status)
+            refused = self._snapshot.refused
+            if overload and refused is not None:
+                refused(state, latency, now)
+            else:
+                self._observe(state, latency, failed, now)
             if failed:
                 ticket.answer = Answer.FAILURE
                 state.failures += 1
@@ -375,9 +421,9 @@ class Pool(Membership):
                 state.latency = latency if seen is None else seen + LATENCY_SHARE * (latency - seen)
             if failed or overload or ticket.trial:
                 self._judge(ticket, now, failed, overload, f"status {status}")
-            if retry_after and self._outliers is not None and policy.retry_after and status in ASK_FOR_TIME:
+            if retry_after and self._holds is not None and policy.retry_after and status in ASK_FOR_TIME:
                 everybody, why = self._states.values(), "it sent Retry-After"
-                self._took_effect(state, now, self._outliers.hold(ticket, everybody, now, retry_after, why))
+                self._took_effect(state, now, self._holds.hold(ticket, everybody, now, retry_after, why))
         if self._news:
             self._news.tell()
         for listener in self.telemetry.listeners:
@@ -397,6 +443,8 @@ class Pool(Membership):
             if snapshot.ended is not None:
                 snapshot.ended(state)
             answer = ticket.answer
+            if answer is None:
+                state.waiting.remove(ticket.started)
             if answer is Answer.FAILURE:
                 pass  # its status has been charged
             elif kind in BACKEND_S_FAULT:
@@ -487,6 +535,7 @@ class Pool(Membership):
             with self._lock:
                 snapshot = self._publish(now)
             self._news.tell()
+        avoided = snapshot.avoided
         return PoolStatus(
             name=self.name,
             algorithm=algorithm_name(self.algorithm),
@@ -495,7 +544,10 @@ class Pool(Membership):
             tiers=tuple(TierStatus(t.priority, t.zone, float(t.share)) for t in snapshot.tiers),
             degraded=bool(snapshot.trouble),
             why=snapshot.trouble,
-            backends=tuple(status_of(state, now) for state in self._states.values()),
+            backends=tuple(
+                status_of(state, now, None if avoided is None else avoided(state, now))
+                for state in self._states.values()
+            ),
             retries=self.telemetry.retries,
             hedges=self.telemetry.hedges,
             source=None if self.supply is None else self.supply.status(),
@@ -507,14 +559,24 @@ def algorithm_name(algorithm: Algorithm) -> str:
     return str(getattr(algorithm, "name", type(algorithm).__name__))
 
 
-def _as_algorithm(algorithm: str | Algorithm) -> Algorithm:
+def _as_algorithm(algorithm: str | Algorithm, peer: tuple[int, int] | None) -> Algorithm:
     if isinstance(algorithm, str):
-        return from_name(algorithm)
-    if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
+        algorithm = from_name(algorithm)
+    elif isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
         raise TypeError(
             f"algorithm is {algorithm!r}; write a name such as 'round_robin', or an object with build(backends, rng)"
         )
-    return algorithm
+    if peer is None:
+        return algorithm
+    if not isinstance(algorithm, Adaptive):
+        raise ValueError(f"peer is for Adaptive, which has an aperture; {algorithm_name(algorithm)} has none")
+    return replace(algorithm, peer=peer)
+
+
+def _passive(passive: PassiveHealth | LeftOut | None, algorithm: Algorithm) -> PassiveHealth | None:
+    if isinstance(passive, LeftOut):
+        return None if getattr(algorithm, "charges_failures", False) else _STATUS_FAILURES
+    return _instance("passive", passive, (PassiveHealth,))
 
 
 def _reader_of(algorithm: Algorithm) -> KeyReader | None:

@@ -14,7 +14,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from lbclient.core.algorithms.picker import Algorithm, Picker, pick_around, pick_by_rebuilding
+from lbclient.core.algorithms.picker import (
+    Algorithm,
+    Avoided,
+    Explains,
+    Picker,
+    pick_around,
+    pick_by_rebuilding,
+)
 from lbclient.core.backend import BackendState
 from lbclient.core.health import RAMP_STEPS, Admin, Passive
 from lbclient.core.tiers import Tier, TieredPicker, divide
@@ -48,18 +55,22 @@ class Snapshot:
         valid_until: When time may have changed the answer.
         skipped: Why each of the others is none.
         picker: None when there are no candidates.
-        pick, started, ended, observed: The picker's methods, looked up once.
+        explains: The picker, when it tells what it compared.
+        pick, started, ended, observed, refused, avoided: The picker's methods, looked up once.
     """
 
     __slots__ = (
+        "avoided",
         "candidates",
         "ended",
+        "explains",
         "generation",
         "helping",
         "observed",
         "panic",
         "pick",
         "picker",
+        "refused",
         "reserve",
         "shows_loads",
         "skipped",
@@ -92,12 +103,17 @@ class Snapshot:
         self.skipped = skipped
         self.picker = picker
         self.helping = helping
+        self.explains = picker if isinstance(picker, Explains) else None
         self.shows_loads = len(candidates) <= LOADS_SHOWN
         self.pick: Callable[[bytes | None], BackendState] | None = None if picker is None else picker.pick
         self.started: Callable[[BackendState], None] | None = getattr(picker, "started", None)
         self.ended: Callable[[BackendState], None] | None = getattr(picker, "ended", None)
         self.observed: Callable[[BackendState, float, bool, float], None] | None = getattr(
             picker, "observed", None
+        )
+        self.refused: Callable[[BackendState, float, float], None] | None = getattr(picker, "refused", None)
+        self.avoided: Callable[[BackendState, float], Avoided | None] | None = getattr(
+            picker, "avoided", None
         )
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from lbclient.core.algorithms.picker import Avoided
     from lbclient.core.backend import BackendState
 
 
@@ -27,6 +28,7 @@ class BackendStatus:
         latency: Moving average of the seconds to the response headers; None before the first answer.
         why: The state in words.
         ejections: How often live requests took it out since it was added.
+        avoided: Whether the algorithm prefers others to it, because it fails, hangs or is slow; `why` says which.
     """
 
     url: str
@@ -45,6 +47,7 @@ class BackendStatus:
     latency: float | None
     why: str
     ejections: int = 0
+    avoided: bool = False
 
 
 class TierStatus(NamedTuple):
@@ -116,10 +119,13 @@ class PoolStatus:
     source: SourceStatus | None = None
 
 
-def status_of(state: BackendState, now: float) -> BackendStatus:
+def status_of(state: BackendState, now: float, avoided: Avoided | None) -> BackendStatus:
     """What there is to see of a backend."""
     backend, health = state.backend, state.health
     ejected_for = health.ejected_for(now)
+    why = health.describe(now)
+    if avoided is not None:
+        why = f"{why}, but avoided: {avoided.why}"
     return BackendStatus(
         url=state.url,
         weight=backend.weight,
@@ -135,6 +141,7 @@ def status_of(state: BackendState, now: float) -> BackendStatus:
         successes=state.successes,
         failures=state.failures,
         latency=state.latency,
-        why=health.describe(now),
         ejections=health.ejected_ever,
+        why=why,
+        avoided=avoided is not None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -34,6 +35,7 @@ class Ticket:
     __slots__ = (
         "_pool",
         "answer",
+        "costs",
         "drawn",
         "epoch",
         "loads",
@@ -53,6 +55,7 @@ class Ticket:
         loads: list[int] | None,
         drawn: Drawn,
         trial: bool,
+        costs: Sequence[float | None] | None = None,
     ) -> None:
         self._pool = pool
         self.state = state
@@ -61,6 +64,7 @@ class Ticket:
         self.loads = loads
         self.drawn = drawn
         self.trial = trial
+        self.costs = costs
         self.epoch = state.health.epoch
         self.open = True
         self.answer: Answer | None = None

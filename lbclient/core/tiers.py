@@ -67,7 +67,7 @@ from math import lcm
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
-from lbclient.core.algorithms.picker import Algorithm, pick_around
+from lbclient.core.algorithms.picker import Algorithm, Avoided, pick_around
 from lbclient.core.algorithms.rendezvous import RendezvousLots, rendezvous_lots
 from lbclient.core.algorithms.smooth import smooth_schedule
 from lbclient.core.backend import BackendState
@@ -80,6 +80,8 @@ MOST_TURNS = 1000  # a cycle of two tiers takes 0.2 ms to write down
 Zone: TypeAlias = str | None
 _Group = TypeVar("_Group")
 _Hook: TypeAlias = Callable[[BackendState], None]
+_Refused: TypeAlias = Callable[[BackendState, float, float], None]
+_Avoided: TypeAlias = Callable[[BackendState, float], Avoided | None]
 _Observed: TypeAlias = Callable[[BackendState, float, bool, float], None]
 
 
@@ -290,6 +292,7 @@ class TieredPicker:
 
     __slots__ = (
         "_algorithm",
+        "_avoided",
         "_ended",
         "_final",
         "_lots",
@@ -297,6 +300,7 @@ class TieredPicker:
         "_next_other",
         "_observed",
         "_pickers",
+        "_refused",
         "_rng",
         "_schedule",
         "_started",
@@ -317,6 +321,8 @@ class TieredPicker:
         self._started: dict[BackendState, _Hook] = self._hooks("started")
         self._ended: dict[BackendState, _Hook] = self._hooks("ended")
         self._observed: dict[BackendState, _Observed] = self._hooks("observed")
+        self._refused: dict[BackendState, _Refused] = self._hooks("refused")
+        self._avoided: dict[BackendState, _Avoided] = self._hooks("avoided")
 
     def _hooks(self, name: str) -> dict[BackendState, Any]:
         """The method called `name` of the picker that knows each backend, where it has one."""
@@ -374,6 +380,19 @@ class TieredPicker:
         hook = self._observed.get(state)
         if hook is not None:
             hook(state, latency, failed, now)
+
+    def refused(self, state: BackendState, latency: float, now: float, /) -> None:
+        """An attempt was answered with 429."""
+        hook = self._refused.get(state)
+        if hook is None:
+            self.observed(state, latency, False, now)
+        else:
+            hook(state, latency, now)
+
+    def avoided(self, state: BackendState, now: float, /) -> Avoided | None:
+        """Why a backend gets less than others of its tier, if it does."""
+        hook = self._avoided.get(state)
+        return None if hook is None else hook(state, now)
 
 
 def _lots(tiers: Sequence[Tier]) -> RendezvousLots:

@@ -27,8 +27,10 @@ SHARES_ARE_ABOUT = {
     "least_connections": 0.3,  # 1.25 in flight of 10 are 1 or 2
     "peak_ewma": 0.6,  # latencies go first
     "least_response_time": 0.6,
+    "adaptive": 0.6,
 }
-REPLAYABLE = sorted(set(ALL) - {"least_response_time", "peak_ewma"})  # estimates are not in the record
+MEASURING = ["adaptive", "least_response_time", "peak_ewma"]
+REPLAYABLE = sorted(set(ALL) - set(MEASURING))  # estimates are not in the record
 
 URLS = [f"http://10.0.0.{number}:80" for number in range(1, 5)]
 Serve = Callable[[str, random.Random], tuple[float, int]]
@@ -135,7 +137,7 @@ def test_a_backend_that_joins_gets_its_share_at_once(name: str) -> None:
     traffic.pool.add(URLS[3])
     assert traffic.send(60)[URLS[3]] > 0
     # the first answer of one that measures may be a slow one by chance
-    assert traffic.send(400)[URLS[3]] > (10 if name in {"peak_ewma", "least_response_time"} else 60)
+    assert traffic.send(400)[URLS[3]] > (10 if name in MEASURING else 60)
 
 
 @pytest.mark.parametrize("name", SPREADING)
@@ -155,7 +157,7 @@ def test_a_backend_that_leaves_gets_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["least_connections", "power_of_two_choices", "least_response_time", "peak_ewma"]
+    "name", ["adaptive", "least_connections", "power_of_two_choices", "least_response_time", "peak_ewma"]
 )
 def test_what_is_in_flight_is_still_known_after_the_set_was_rebuilt(name: str) -> None:
     traffic = Traffic(name, URLS[:2])
@@ -164,11 +166,12 @@ def test_what_is_in_flight_is_still_known_after_the_set_was_rebuilt(name: str) -
     busy = [traffic.pool.pick(exclude=URLS[1:2]) for _ in range(6)]
     traffic.pool.add(URLS[2])
     traffic.pool.remove(URLS[2])
-    assert [traffic.pool.pick().backend.url for _ in range(5)] == [URLS[1]] * 5
+    picked = [traffic.pool.pick().backend.url for _ in range(5)]
+    assert picked.count(URLS[1]) >= (4 if name == "adaptive" else 5), picked
     assert {ticket.backend.url for ticket in busy} == {URLS[0]}
 
 
-@pytest.mark.parametrize("name", ["least_response_time", "peak_ewma"])
+@pytest.mark.parametrize("name", MEASURING)
 def test_latencies_are_still_known_after_the_set_was_rebuilt(name: str) -> None:
     traffic = Traffic(name, URLS[:2])
     traffic.send(200, serve=lambda url, rng: (0.5 if url == URLS[0] else 0.01, 200))
@@ -180,7 +183,7 @@ def test_latencies_are_still_known_after_the_set_was_rebuilt(name: str) -> None:
         ticket = traffic.pool.pick()
         picks.append(ticket.backend.url)
         ticket.succeeded(0.01)
-    assert picks == [URLS[1]] * 20
+    assert picks.count(URLS[1]) >= (18 if name == "adaptive" else 20), picks  # curiosity looks again
 
 
 @pytest.mark.parametrize("name", SPREADING)
@@ -218,7 +221,7 @@ def test_a_sinkhole_gets_no_more_than_its_fair_share(name: str, from_the_start: 
     assert traffic.send(6000, serve=serve)[URLS[0]] <= 1500 * 1.15
 
 
-@pytest.mark.parametrize("name", ["least_response_time", "peak_ewma"])
+@pytest.mark.parametrize("name", MEASURING)
 def test_those_that_measure_avoid_a_sinkhole_without_passive_health(name: str) -> None:
     def serve(url: str, rng: random.Random) -> tuple[float, int]:
         return (0.001, 500) if url == URLS[0] else (0.02, 200)
@@ -249,7 +252,7 @@ def test_another_pick_avoids_whom_it_has_to_and_is_none_when_nobody_is_left(name
         assert picker.pick_other(b"key", backends) is None
 
 
-@pytest.mark.parametrize("name", sorted(set(WEIGHTED) - {"least_response_time", "peak_ewma"}))
+@pytest.mark.parametrize("name", sorted(set(WEIGHTED) - set(MEASURING)))
 def test_other_picks_follow_the_weights_too(name: str) -> None:
     backends = states(5, 1, 2, 3)
     picker: Any = from_name(name).build(backends, random.Random(5))
@@ -377,7 +380,8 @@ def test_another_pick_is_where_the_key_would_go_if_the_first_were_not_there(name
 # Large pools
 
 
-@pytest.mark.parametrize("name", sorted(set(SPREADING) - {"rendezvous", "ring_hash", "ip_hash"}))
+# Adaptive looks at as many as its traffic needs: tests/core/algorithms/test_aperture.py.
+@pytest.mark.parametrize("name", sorted(set(SPREADING) - {"adaptive", "rendezvous", "ring_hash", "ip_hash"}))
 def test_ten_thousand_backends_are_all_used(name: str) -> None:
     backends = [BackendState(Backend(f"http://h{number}:80"), lambda: 0.0) for number in range(10_000)]
     picker: Any = from_name(name).build(backends, random.Random(1))

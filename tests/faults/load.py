@@ -35,6 +35,7 @@ def quick_to_notice(urls: list[str], *, probe: bool = True) -> AsyncBalancedTran
     """
     return AsyncBalancedTransport(
         urls,
+        algorithm="power_of_two_choices",  # which does not see failures, and has passive health
         probe=HttpProbe("/health", interval=0.8, timeout=0.8, unhealthy_threshold=2) if probe else None,
         passive=PassiveHealth(base_ejection=0.3, max_ejection=0.6),
     )

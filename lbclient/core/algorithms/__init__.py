@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from lbclient.core.algorithms.adaptive import Adaptive
 from lbclient.core.algorithms.latency import LeastResponseTime, PeakEWMA
 from lbclient.core.algorithms.least import LeastConnections
 from lbclient.core.algorithms.maglev import Maglev
@@ -18,6 +19,7 @@ from lbclient.core.algorithms.two_choices import PowerOfTwoChoices
 
 __all__ = [
     "BY_NAME",
+    "Adaptive",
     "Algorithm",
     "First",
     "IPHash",
@@ -51,6 +53,7 @@ BY_NAME: Mapping[str, type[Algorithm]] = MappingProxyType(
         "weighted_random": WeightedRandom,
         "power_of_two_choices": PowerOfTwoChoices,
         "peak_ewma": PeakEWMA,
+        "adaptive": Adaptive,
         "first": First,
     }
 )

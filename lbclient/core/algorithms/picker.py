@@ -7,7 +7,12 @@ the pool's lock, so it needs none of its own. Besides `pick` it may have any of 
     started(state)                         a ticket on `state` was taken, by this picker or past it; in flight grew
     ended(state)                           a ticket on `state` ended; in flight has shrunk
     observed(state, latency, failed, now)  an attempt's seconds to the response headers, or to its failure
+    refused(state, latency, now)           instead of that, when the answer was 429
+    avoided(state, now)                    why a backend gets less than others, as an `Avoided`; None if it does not
     drawn                                  the number that decided the last pick, for the record
+    costs                                  what the last pick compared, a number per backend, for the record
+
+An algorithm whose `charges_failures` is true sees failures itself, and is not given passive ejection unasked.
 
 `started`, `ended` and `observed` are also told of backends that the picker was not built over (an ejected one whose
 last requests end): those it ignores. Numbers that have to survive a rebuild live in `BackendState.memory`.
@@ -17,11 +22,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from random import Random
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from lbclient.core.backend import BackendState
 
 PickOther: TypeAlias = Callable[[bytes | None, Collection[BackendState]], BackendState | None]
+
+
+class Avoided(NamedTuple):
+    """Why an algorithm prefers others to a backend.
+
+    Attributes:
+        why: In words.
+        failing: It fails or hangs: even clients that are tied to it should go elsewhere.
+    """
+
+    why: str
+    failing: bool
 
 
 @runtime_checkable
@@ -31,6 +48,13 @@ class Picker(Protocol):
     def pick(self, key: bytes | None, /) -> BackendState:
         """The backend for the next request; `key` is None when the request has none."""
         ...  # pragma: no cover - a protocol
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A picker that tells what its last pick compared, in the order of its backends."""
+
+    costs: Sequence[float | None]
 
 
 @runtime_checkable

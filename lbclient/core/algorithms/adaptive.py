@@ -1,0 +1,275 @@
+"""Adaptive, the default: **a failure is a slow answer.**
+
+One estimate per backend does the work of three mechanisms: it balances load, it notices failures, and it lets a backend
+back in. No probes, no change on the servers, no failure counters, no ejections, no trial requests.
+
+The rule
+--------
+
+Per client and backend: the sum `S` and the count `W` of outcomes, in seconds, and what is in flight, `n`. Per client
+the same over the successes of all backends, whose mean is `m`. Everything fades with `tau` (`fading.py`).
+
+    tau = max(2 s, 10 m)
+    success              x = min(latency, 10 m)       one odd answer says little
+    failure, timeout     x = max(latency, 50 m)
+    429                  x = max(latency, 10 m)                   no failure, but a fast refusal must not attract more
+    every outcome        S += x, W += 1
+    L = (S + m) / (W + 1)                             unknown backends cost m, and all is forgotten towards m
+    the oldest request that waits for its headers, of age a > L:
+    L = (S + a + m) / (W + 2)                         a hang shows before it ends
+    score = L (1 + n) (1 - c)                         the least wins, ties are drawn
+
+`c` is **curiosity**. With traffic one request at a time nothing is in flight when a pick is made, and whoever is a
+hair below the mean would keep all of it. So the longer a backend was not picked, the cheaper it looks: by 5 % per
+round (as many picks as there are backends), by half at most. It is counted in picks, not in seconds, so that three
+hundred requests in a second spread as well as three hundred in an hour, and it is bounded, so that a backend which
+fails (25 m and more) has to wait until its failure has faded, whatever the rate.
+
+How it goes with the rest of a pool
+-----------------------------------
+
+* **Passive ejection** is off (`passive` left out): one mechanism for one job. One that is given works as ever.
+* **Trials**: there are none. A charge of 50 m fades into the noise after about `tau ln 50`, 8 s in a fast pool; the
+  next request tries, and if it fails the charge is there again.
+* **Fail open**: nobody is out, so when all fail the least bad one is picked. There is nothing to open.
+* **Retry-After, drains, probes, priorities and zones** take backends out of the set, and this algorithm chooses among
+  those that are left. What was known of one that comes back has faded by then.
+* **Sticky sessions** do not follow a backend that fails most requests, or hangs, while others do not: the client is
+  tied to another one, as if the backend had been ejected.
+* **Weights** are no divisor: a canary of weight 1 among twenties would stay idle until everybody else has twenty in
+  flight. A lighter backend takes part in a pick with the probability weight / heaviest, and not before 0.6 of the
+  picks have gone by that its share takes, which bounds it to 1.7 times its share. Slow start lowers weights, and so
+  works as one would think. When the best of those that take part is bad (above 5 m), everybody takes part.
+* **max_in_flight** makes the pool step around who is full, as under any algorithm.
+
+How many are looked at
+----------------------
+
+Of up to 64 all. Of more, a window of 64 of the client's own subset, which is as large as its traffic needs
+(`aperture.py`), so that a pick costs no more however large the pool is.
+
+Where it comes from, what it was measured against and what did not help is in docs/adaptive.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random as Rng
+from typing import ClassVar
+
+from lbclient.core.algorithms.aperture import WINDOW, Aperture
+from lbclient.core.algorithms.fading import Estimate, estimates_of
+from lbclient.core.algorithms.picker import Avoided
+from lbclient.core.backend import BackendState
+from lbclient.core.checks import check_peer
+
+SLOWEST_SUCCESS = 10.0  # means
+FAILURE_COSTS = 50.0  # means
+REFUSAL_COSTS = 10.0  # means
+CURIOSITY = 0.6  # per round
+CURIOUS_ROUNDS = 100
+PACE = 0.6
+BAD = 5.0  # means: where it is worth to look beyond the aperture and the weights
+AVOIDED = 3.0  # times the cheapest other
+HANGS = 1.0  # seconds, at least
+COSTS_SHOWN = 16  # backends; a larger pool's records do without
+_NOBODY: frozenset[BackendState] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """The backend with the least expected time to an answer, a failure being a slow one. The default.
+
+    Args:
+        peer: (index, count): which of `count` clients this one is, from 0. Each then looks at a slice of its own of a
+            large pool, so that all of it is used evenly; left out, at a random subset.
+
+    Raises:
+        ValueError, TypeError: `peer` is no such pair.
+    """
+
+    peer: tuple[int, int] | None = None
+
+    name: ClassVar[str] = "adaptive"
+    because: ClassVar[str] = "least expected time: latency x (in flight + 1), failures being slow answers"
+    charges_failures: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.peer is not None:
+            check_peer(self.peer)
+
+    def build(self, backends: Sequence[BackendState], rng: Rng, /) -> AdaptivePicker:
+        """A picker of the best of `backends`."""
+        return AdaptivePicker(self.name, backends, self.peer, rng)
+
+
+class AdaptivePicker:
+    """Scores every backend in reach.
+
+    Attributes:
+        costs: What the last pick expected of each backend, in mean latencies; None for who took no part. Empty in
+            large pools.
+    """
+
+    __slots__ = (
+        "_aperture",
+        "_clock",
+        "_discounts",
+        "_fleet",
+        "_name",
+        "_order",
+        "_random",
+        "_restricted",
+        "_shown",
+        "costs",
+    )
+
+    def __init__(
+        self, name: str, backends: Sequence[BackendState], peer: tuple[int, int] | None, rng: Rng
+    ) -> None:
+        self._name = name
+        self._clock = backends[0].clock
+        self._random = rng.random
+        self._fleet, self._order = estimates_of(name, list(backends), self._clock())
+        weighted = _give_shares(self._order)
+        few = len(backends) <= (WINDOW if peer is None else Aperture.LEAST)
+        self._aperture = None if few else Aperture(self._order, peer, rng)
+        self._restricted = weighted or self._aperture is not None
+        reach = len(backends) if self._aperture is None else WINDOW
+        self._discounts = _discounts(min(len(backends), reach))
+        self._shown = len(backends) <= COSTS_SHOWN
+        self.costs: Sequence[float | None] = ()
+
+    def pick(self, key: bytes | None, /) -> BackendState:
+        """The one with the least score."""
+        state = self.pick_other(key, _NOBODY)
+        assert state is not None
+        return state
+
+    def pick_other(self, key: bytes | None, avoid: Collection[BackendState], /) -> BackendState | None:
+        """The same among those not in `avoid`."""
+        now = self._clock()
+        fleet = self._fleet
+        fleet.advance(now)
+        aperture = self._aperture
+        order = self._order if aperture is None else aperture.window(now, fleet.turn)
+        best = self._least(order, avoid, now, self._restricted)
+        if self._restricted and (best is None or best.expected(now, fleet.grown) > BAD):
+            order = self._order if aperture is None else aperture.beyond()
+            best = self._least(order, avoid, now, False) or best
+            if best is None and aperture is not None:
+                best = self._least(self._order, avoid, now, False)
+        if best is None:
+            return None
+        fleet.turn += 1
+        best.turn = fleet.turn
+        return best.state
+
+    def _least(
+        self, order: Sequence[Estimate], avoid: Collection[BackendState], now: float, restricted: bool
+    ) -> Estimate | None:
+        """The estimate with the least score, of those that take part.
+
+        `Estimate.expected` is written out: this is what a pick costs, 140 ns a backend (benchmarks/picks.py).
+        """
+        fleet = self._fleet
+        grown = fleet.grown
+        mean = fleet.mean
+        turn = fleet.turn
+        discounts = self._discounts
+        known = len(discounts)
+        last = discounts[-1]
+        costs: list[float | None] | None = [] if self._shown else None
+        best: Estimate | None = None
+        least = math.inf
+        ties = 1
+        for estimate in order:
+            state = estimate.state
+            since = turn - estimate.turn
+            if (avoid and state in avoid) or (
+                restricted and estimate.pace and (since < estimate.pace or self._random() >= estimate.share)
+            ):
+                if costs is not None:
+                    costs.append(None)
+                continue
+            discount = discounts[since] if since < known else last
+            total = (estimate.total + grown) * discount + estimate.charged
+            cost = total / (estimate.count + grown)
+            in_flight = state.in_flight
+            if in_flight:
+                waiting = state.waiting
+                if waiting and (age := (now - waiting[0]) / mean) > cost:
+                    cost = (total + age * grown) / (estimate.count + 2 * grown)
+                cost *= in_flight + 1
+            if costs is not None:
+                costs.append(cost)
+            if cost < least:
+                best, least, ties = estimate, cost, 1
+            elif cost == least:
+                ties += 1
+                if self._random() * ties < 1:
+                    best = estimate
+        if costs is not None:
+            self.costs = costs
+        return best
+
+    def observed(self, state: BackendState, latency: float, failed: bool, now: float, /) -> None:
+        """An attempt was answered after `latency` seconds, or failed."""
+        estimate = state.memory.get(self._name)
+        if not isinstance(estimate, Estimate):
+            return
+        fleet = estimate.fleet
+        fleet.advance(now)
+        if failed:
+            estimate.failures += fleet.grown
+            estimate.charge(max(latency / fleet.mean, FAILURE_COSTS))
+        else:
+            estimate.answered(fleet.succeeded(latency, SLOWEST_SUCCESS))
+
+    def refused(self, state: BackendState, latency: float, now: float, /) -> None:
+        """It answered that it has too much to do (429)."""
+        estimate = state.memory.get(self._name)
+        if isinstance(estimate, Estimate):
+            estimate.fleet.advance(now)
+            estimate.charge(max(latency / estimate.fleet.mean, REFUSAL_COSTS))
+
+    def avoided(self, state: BackendState, now: float, /) -> Avoided | None:
+        """Why the backend gets less than others, if it does."""
+        estimate = state.memory.get(self._name)
+        if not isinstance(estimate, Estimate):
+            return None
+        grown = self._fleet.grown_by(now)  # nothing is written: a status is read without the pool's lock
+        others = [other.expected(now, grown) for other in self._order if other is not estimate]
+        expected = estimate.expected(now, grown)
+        if not others or expected <= AVOIDED * min(others):
+            return None
+        mean = self._fleet.mean
+        age = now - next(iter(state.waiting), now)
+        if age > max(HANGS, SLOWEST_SUCCESS * mean):
+            return Avoided(f"a request has been waiting for {age:.1f} s", failing=True)
+        if estimate.failures:
+            share = estimate.failures / estimate.count
+            return Avoided(f"{share:.0%} of its latest requests failed", failing=estimate.failing(grown))
+        return Avoided(
+            f"it takes {expected * mean * 1e3:.0f} ms, the pool {mean * 1e3:.0f} ms", failing=False
+        )
+
+
+@lru_cache(maxsize=8)
+def _discounts(backends: int) -> list[float]:
+    """What curiosity makes of a cost, by the picks since the last one of a backend."""
+    return [(1 + CURIOSITY * picks / backends) ** -0.5 for picks in range(CURIOUS_ROUNDS * backends)]
+
+
+def _give_shares(estimates: Sequence[Estimate]) -> bool:
+    """Say how often each takes part; whether somebody does not always."""
+    heaviest = max(estimate.state.weight for estimate in estimates)
+    shares = [estimate.state.weight / heaviest for estimate in estimates]
+    total = math.fsum(shares)
+    for estimate, share in zip(estimates, shares, strict=True):
+        estimate.share = share
+        estimate.pace = 0.0 if share == 1 else PACE * total / max(share, 1e-12)
+    return any(estimate.pace for estimate in estimates)
