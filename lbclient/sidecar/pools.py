@@ -365,7 +365,7 @@ class PoolSection(Built):
     probe: Annotated[ProbeSection | None, Off] = None
     """How backends are probed in the background, if at all."""
     passive: Annotated[PassiveSection | None, Off] = PassiveSection()
-    """When live requests take a backend out; off for never."""
+    """When live requests take a backend out; off for never. Left out: on, but under `adaptive`, which needs none."""
     affinity: Annotated[AffinitySection | None, Off] = None
     """What ties a client to a backend."""
     retry: Annotated[RetrySection | None, Off] = RetrySection()
@@ -388,6 +388,8 @@ class PoolSection(Built):
     """Backends see the logical host instead of their own."""
     connect: ConnectSection = ConnectSection()
     """How connections are made."""
+    peer: tuple[int, int] | None = None
+    """Which of how many sidecars of these backends this one is, from 0: [0, 3]. For large pools."""
     zone: str | None = None
     """Where this sidecar runs; backends of that zone are preferred."""
 
