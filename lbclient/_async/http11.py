@@ -107,37 +107,29 @@ _DONE, _HEAD, _SIZED, _CHUNKS, _TRAILERS, _ENDLESS, _SWITCHED, _FAILED = State
 # Requests
 
 
-class Outgoing:
-    """A request on its way: its head, and the framing of its body.
+class Lines:
+    """The header lines of a request, checked and written down once; any number of requests may begin with them.
 
     Args:
-        method: A token.
-        target: The request target.
         headers: As they go out; `Host` is moved to the front (RFC 9110, 7.2).
 
     Raises:
         LocalProtocolError: It would not be HTTP, or could be read in two ways.
 
     Attributes:
-        head: The head, ready to be sent.
-        method: The method.
+        written: The lines, from the end of the request line to that of the head.
         chunked: How the body is framed.
         length: Without chunks: how long the body is.
-        close: It asks for the connection to be closed.
-        upgrade: It offers another protocol.
+        close: They ask for the connection to be closed.
+        upgrade: They offer another protocol.
     """
 
-    __slots__ = ("_left", "chunked", "close", "head", "length", "method", "upgrade")
+    __slots__ = ("chunked", "close", "length", "upgrade", "written")
 
-    def __init__(self, method: bytes, target: bytes, headers: Sequence[Header]) -> None:
-        self.method = method
+    def __init__(self, headers: Sequence[Header]) -> None:
         self.chunked = self.close = self.upgrade = False
         self.length = 0
-        if not method or method.translate(None, _TOKEN):
-            raise LocalProtocolError(f"Illegal method {method[:100]!r}")
-        if not target or target.translate(None, _VISIBLE):
-            raise LocalProtocolError(f"Illegal target {target[:100]!r}")
-        pieces = [method, b" ", target, b" HTTP/1.1"]
+        pieces: list[bytes] = []
         hosts = 0
         length: bytes | None = None
         for name, value in headers:
@@ -147,8 +139,8 @@ class Outgoing:
             if kind:
                 if kind == _HOST:
                     hosts += 1
-                    if len(pieces) > 4:
-                        pieces[4:4] = (b"\r\n", name, b": ", value)
+                    if pieces:
+                        pieces[:0] = (b"\r\n", name, b": ", value)
                         continue
                 elif kind == _LENGTH:
                     if length is not None and length != value:
@@ -176,21 +168,55 @@ class Outgoing:
             if not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
                 raise LocalProtocolError(f"bad Content-Length {length[:100]!r}")
             self.length = int(length)
-        self._left = self.length
         pieces.append(b"\r\n\r\n")
-        head = b"".join(pieces)
-        lines = len(pieces) // 4 + 1
+        written = b"".join(pieces)
+        ends = len(pieces) // 4 + 1
         if (
-            head.count(b"\r") != lines
-            or head.count(b"\n") != lines
-            or b": \t" in head
-            or b":  " in head
-            or b" \r\n" in head
-            or b"\t\r\n" in head
-            or len(head.translate(None, b"\0\x0b\x0c")) != len(head)
+            written.count(b"\r") != ends
+            or written.count(b"\n") != ends
+            or b": \t" in written
+            or b":  " in written
+            or b" \r\n" in written
+            or b"\t\r\n" in written
+            or len(written.translate(None, b"\0\x0b\x0c")) != len(written)
         ):
             _check_values(headers)
-        self.head = head
+        self.written = written
+
+
+class Outgoing:
+    """A request on its way: its head, and the framing of its body.
+
+    Args:
+        method: A token.
+        target: The request target.
+        lines: The header lines.
+
+    Raises:
+        LocalProtocolError: It would not be HTTP.
+
+    Attributes:
+        head: The head, ready to be sent.
+        lines: The header lines.
+        method: The method.
+    """
+
+    __slots__ = ("_left", "head", "lines", "method")
+
+    def __init__(self, method: bytes, target: bytes, lines: Lines) -> None:
+        if not method or method.translate(None, _TOKEN):
+            raise LocalProtocolError(f"Illegal method {method[:100]!r}")
+        if not target or target.translate(None, _VISIBLE):
+            raise LocalProtocolError(f"Illegal target {target[:100]!r}")
+        self.method = method
+        self.lines = lines
+        self.head = b"%b %b HTTP/1.1%b" % (method, target, lines.written)
+        self._left = lines.length
+
+    @property
+    def has_body(self) -> bool:
+        """Whether something follows the head, if only the end of an empty body of chunks."""
+        return self.lines.chunked or self.lines.length > 0
 
     def part(self, data: bytes) -> bytes:
         """What to send for a part of the body.
@@ -198,7 +224,7 @@ class Outgoing:
         Raises:
             LocalProtocolError: It is longer than its Content-Length says.
         """
-        if self.chunked:
+        if self.lines.chunked:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would be the end
         self._left -= len(data)
         if self._left < 0:
@@ -211,7 +237,7 @@ class Outgoing:
         Raises:
             LocalProtocolError: It is shorter than its Content-Length says.
         """
-        if self.chunked:
+        if self.lines.chunked:
             return b"0\r\n\r\n"
         if self._left:
             raise LocalProtocolError("Too little data for declared Content-Length")

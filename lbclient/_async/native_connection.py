@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection that is itself the `asyncio.Protocol`: what the event loop tells it, and who waits for that.
 
 What the loop calls (`data_received`, `connection_lost`, ...) only writes down what happened and wakes whoever waits;
-what a request calls (`send`, `receive`, `read_body`) looks at what is written down, and waits when it is not enough.
+what a request calls (`send`, `receive`, `Body`) looks at what is written down, and waits when it is not enough.
 So there is no task, lock or event per request, and no moment at which a cancellation could find half a step done.
 
 * **One waiter.** A request either sends or receives, so one future is enough. Only a connection that was handed over
@@ -289,10 +289,14 @@ class NativeConnection(Connection, asyncio.Protocol):
             self.send_head(outgoing)
             await self.send_body(outgoing, stream, timeout)
             return
-        body = outgoing.part(b"".join(stream)) + outgoing.end()
+        body = b"".join(stream)
+        if body or outgoing.has_body:
+            body = outgoing.part(body) + outgoing.end()
         self._begin(outgoing)
-        if len(body) <= ONE_WRITE:
-            self._write(outgoing.head + body if body else outgoing.head)
+        if not body:
+            self._write(outgoing.head)
+        elif len(body) <= ONE_WRITE:
+            self._write(outgoing.head + body)
         else:
             self._write(outgoing.head)
             self._write(body)
@@ -333,8 +337,9 @@ class NativeConnection(Connection, asyncio.Protocol):
         self._sent = False
         self._unread = 0
         reader = self._reader
-        reader.start(outgoing.method, outgoing.upgrade)
-        if outgoing.close:
+        lines = outgoing.lines
+        reader.start(outgoing.method, lines.upgrade)
+        if lines.close:
             reader.reusable = False
         if self._early:
             reader.reusable = False
@@ -379,28 +384,6 @@ class NativeConnection(Connection, asyncio.Protocol):
             if not await self._wait(timeout):
                 raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
         return head
-
-    async def read_body(self, turn: int, timeout: float | None) -> bytes:
-        """The next part of the body of a response, as it comes; none at the end. Raises what `receive` raises.
-
-        Args:
-            turn: Whose body: what `turn` was when the response came.
-            timeout: Seconds in which something has to come.
-        """
-        reader = self._reader
-        while True:
-            if self.turn != turn:
-                raise httpcore.ReadError("this response was closed")
-            if reader.state is _SWITCHED:
-                return b""
-            if reader.parts:
-                return self._take()
-            if reader.state is _DONE:
-                return b""
-            if self._error is not None:
-                raise self._error
-            if not await self._wait(timeout):
-                raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
 
     def _take(self) -> bytes:
         parts = self._reader.parts
@@ -464,17 +447,35 @@ class NativeConnection(Connection, asyncio.Protocol):
 
 
 class Body(AsyncIterator[bytes]):
-    """The body of a response: an iterator and no generator, which the event loop would have to keep book of."""
+    """The body of the response that has begun: an iterator and no generator, which the loop would keep book of.
 
-    __slots__ = ("_connection", "_timeout", "_turn")
+    Iterating raises what `NativeConnection.receive` raises.
+
+    Args:
+        connection: Where it comes from.
+        timeout: Seconds in which something has to come.
+    """
+
+    __slots__ = ("_connection", "_reader", "_timeout", "_turn")
 
     def __init__(self, connection: NativeConnection, timeout: float | None) -> None:
         self._connection = connection
+        self._reader = connection._reader
         self._turn = connection.turn
         self._timeout = timeout
 
     async def __anext__(self) -> bytes:
-        part = await self._connection.read_body(self._turn, self._timeout)
-        if part:
-            return part
-        raise StopAsyncIteration
+        connection, reader = self._connection, self._reader
+        while True:
+            if connection.turn != self._turn:
+                raise httpcore.ReadError("this response was closed")
+            if reader.state is _SWITCHED:
+                raise StopAsyncIteration
+            if reader.parts:
+                return connection._take()
+            if reader.state is _DONE:
+                raise StopAsyncIteration
+            if connection._error is not None:
+                raise connection._error
+            if not await connection._wait(self._timeout):
+                raise httpcore.ReadTimeout(f"nothing came for {self._timeout:.3g} s")

@@ -29,7 +29,8 @@ class Lease:
 
     async def end(self) -> None:
         """Give the connection back."""
-        await self.connections.give_back(self.connection)
+        if doomed := self.connections.put(self.connection):
+            await self.connections.close_all(doomed)
 
     async def cut(self) -> None:
         """The connection cannot be trusted any more: close it, unless others share it."""
@@ -43,7 +44,7 @@ class Lease:
         self.connections.abandon(self.connection)
 
 
-class BalancedStream(httpx.AsyncByteStream):
+class BalancedStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
     """The body of a response, as its transport gives it, and what has to happen when it ends.
 
     Args:
@@ -69,13 +70,18 @@ class BalancedStream(httpx.AsyncByteStream):
         self._left = left
         self._open = True
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = self._left
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._parts = aiter(self._source)
+        return self
+
+    async def __anext__(self) -> bytes:
+        # An iterator and no generator, which the event loop would have to keep book of: 2 us.
         try:
-            async for part in self._source:
-                yield part
-                if left is not None and left() <= 0:
-                    raise DeadlineExceeded("the deadline of the request passed while its response was read")
+            part = await anext(self._parts)
+            if self._left is not None and self._left() <= 0:
+                raise DeadlineExceeded("the deadline of the request passed while its response was read")
+        except StopAsyncIteration:
+            raise
         except Exception as exc:
             mapped = as_httpx(exc)
             self._ticket.failed(ENDINGS[ending_of_body(mapped)].failure)
@@ -83,6 +89,7 @@ class BalancedStream(httpx.AsyncByteStream):
             if mapped is exc:
                 raise
             raise mapped from exc
+        return part
 
     async def aclose(self) -> None:
         """The end of the body, or the caller's loss of interest in it."""

@@ -57,6 +57,13 @@ class Exchange:
         timeouts: Timeouts = request.extensions.get("timeout") or _NO_TIMEOUTS
         self._timeouts = timeouts if plan.deadline is None else TrimmedTimeouts(timeouts, plan.left)
 
+    def first_at_once(self) -> Ticket | None:
+        """What `first` would give without giving way to the event loop; None when it has to wait, or to refuse."""
+        try:
+            return self._plan.first()
+        except core_errors.NoBackendAvailable:
+            return None
+
     def first(self) -> Ticket:
         """The ticket of the first attempt; in a full pool, or one that does not know its backends yet, after a wait.
 
@@ -135,8 +142,14 @@ class Exchange:
         fresh = False
         while True:
             following: Ticket | None = None
+            connect_delay, hedge_delay = self._delays(fresh)
             try:
-                ticket, answer = self._try(engine, ticket, fresh)
+                if connect_delay is None and hedge_delay is None:
+                    most = plan.pool.connect.connect_timeout if plan.others_left(ticket) else None
+                    answer = self._attempt(engine, ticket, Progress(self._body, most, fresh))
+                else:
+                    attempt = partial(self._attempt, engine)
+                    ticket, answer = race(attempt, plan, ticket, self._body, connect_delay, hedge_delay)
             except Exception as exc:
                 step = self._following(exc)
                 if step is not None:
@@ -148,6 +161,8 @@ class Exchange:
                     words = f"the deadline of the request passed, in its attempt {len(plan.log)}: {exc}"
                     raise self._explained(DeadlineExceeded(words, request=self._request)) from exc
             else:
+                if not plan.asks_again_after(answer.status):
+                    return ticket, answer
                 step = self._following(None)
                 if step is not None:
                     following = self._instead_of(ticket, answer, step)
@@ -181,27 +196,21 @@ class Exchange:
             raise
         return following
 
-    def _try(self, engine: Engine, ticket: Ticket, fresh: bool) -> tuple[Ticket, Answer]:
-        """The attempt that is due; with others beside it, where the pool asks for that."""
-        plan = self._plan
-        connect_delay = plan.pool.connect.start_next_after
-        hedge_delay = plan.hedge_delay() if plan.pool.hedging is not None else None
-        if plan.log or not isinstance(self._body, httpx.ByteStream):
-            hedge_delay = None
-        if not fresh and (connect_delay is not None or hedge_delay is not None):
-            return race(partial(self._attempt, engine), plan, ticket, self._body, connect_delay, hedge_delay)
-        most = plan.pool.connect.connect_timeout if plan.others_left(ticket) else None
-        progress = Progress(self._body, most, fresh)
-        return ticket, self._attempt(engine, ticket, progress)
+    def _delays(self, fresh: bool) -> tuple[float | None, float | None]:
+        """Seconds until another attempt may connect, and until a copy may be made, beside the one that is due."""
+        pool = self._plan.pool
+        connect_delay = pool.connect.start_next_after
+        if fresh or (connect_delay is None and pool.hedging is None):
+            return None, None
+        can_be_copied = not self._plan.log and isinstance(self._body, httpx.ByteStream)
+        return connect_delay, self._plan.hedge_delay() if can_be_copied else None
 
     def _attempt(self, engine: Engine, ticket: Ticket, progress: Progress) -> Answer:
         """One attempt; whatever becomes of it, the plan and the pool know."""
         plan = self._plan
         clock = plan.pool.clock
         try:
-            answer = engine.send(
-                ticket.backend, self._request, self._headers.copy(), self._timeouts, progress
-            )
+            answer = engine.send(ticket.state.backend, self._request, self._headers, self._timeouts, progress)
         except BaseException as exc:
             elapsed = clock() - ticket.started
             ending = ending_of(exc, progress)

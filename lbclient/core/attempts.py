@@ -80,7 +80,8 @@ class Attempts:
 
     def __init__(self, pool: Pool, facts: Facts, now: float) -> None:
         self.pool = pool
-        self.key = pool.key_of(facts)
+        options = facts.options
+        self.key = pool.key_of(facts) if options or pool.reads_key else None
         self._facts = facts
         self._now = now
         self._round = 0  # the first ticket of this round: everybody is tried before anybody is tried again
@@ -89,9 +90,11 @@ class Attempts:
         self.tickets: list[Ticket] = []
         self.log: list[tuple[Ticket, Outcome]] = []
         self.skipped: dict[str, str] = {}
-        seconds = facts.options.get("deadline")
-        self._seconds = 0.0 if seconds is None else check_number("deadline", seconds, above=0)
-        self.deadline = None if seconds is None else pool.clock() + self._seconds
+        self._seconds = 0.0
+        self.deadline: float | None = None
+        if options and (seconds := options.get("deadline")) is not None:
+            self._seconds = check_number("deadline", seconds, above=0)
+            self.deadline = pool.clock() + self._seconds
 
     # The deadline
 
@@ -135,9 +138,8 @@ class Attempts:
 
     def others_left(self, ticket: Ticket) -> bool:
         """Whether another backend could be tried if this attempt fails."""
-        retry = self.pool.retry
         made = len(self.tickets)
-        return retry is not None and made < retry.most_attempts and _within_reach(ticket) > made
+        return made < self.pool.most_attempts and ticket.snapshot.within_reach > made
 
     def observe(self, ticket: Ticket, outcome: Outcome) -> None:
         """Write down how an attempt ended."""
@@ -161,6 +163,11 @@ class Attempts:
             if entry[1].ending is not Ending.BEATEN:
                 return entry
         return None
+
+    def asks_again_after(self, status: int) -> bool:
+        """Whether a response with this status may be followed by another attempt; `another` says if it is."""
+        retry = self.pool.retry
+        return retry is not None and status in retry.statuses
 
     def another(self, replayable: bool, error: Exception | None = None) -> Step | None:
         """What follows the attempt that was observed last; None when the request has to do with what it has got.
@@ -277,8 +284,7 @@ class Attempts:
 
     def beside(self) -> Ticket | None:
         """A ticket for an attempt beside one that is still under way, at a backend that was not tried; or None."""
-        retry = self.pool.retry
-        if retry is None or len(self.tickets) >= retry.most_attempts:
+        if len(self.tickets) >= self.pool.most_attempts:
             return None
         return self._pick_untried()
 
@@ -310,7 +316,3 @@ class Attempts:
         ticket, _ = self.last
         ticket.state.tied = True
         return affinity.answer(self._facts, ticket.state.url, headers, self._now)
-
-
-def _within_reach(ticket: Ticket) -> int:
-    return len(ticket.snapshot.candidates) + len(ticket.snapshot.reserve)

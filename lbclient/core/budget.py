@@ -85,7 +85,8 @@ class Budget:
     def deposit(self) -> None:
         """A request begins."""
         with self._lock:
-            self._turn()
+            if int(self._clock() / self._width) != self._slice:
+                self._turn()
             self._slices[self._slice % SLICES] += self._deposit
             self._balance += self._deposit
 

@@ -14,26 +14,26 @@ class News:
 
     Args:
         lock: The pool's: `add` is called with it in hand, everything else without.
+
+    Attributes:
+        items: What has not been told.
     """
 
-    __slots__ = ("_items", "_listeners", "_lock")
+    __slots__ = ("_listeners", "_lock", "items")
 
     def __init__(self, lock: threading.Lock) -> None:
-        self._items: list[tuple[int, str, tuple[object, ...]]] = []
+        self.items: list[tuple[int, str, tuple[object, ...]]] = []
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._lock = lock
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
     def add(self, level: int, words: str, *args: object) -> None:
         """Something to log, with `words % args` as its message."""
-        self._items.append((level, words, args))
+        self.items.append((level, words, args))
 
     def tell(self) -> None:
         """Log what there is and tell the listeners."""
         with self._lock:
-            items, self._items = self._items, []
+            items, self.items = self.items, []
         for level, words, args in items:
             logger.log(level, words, *args)
         if items:

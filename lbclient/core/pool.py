@@ -45,6 +45,7 @@ _T = TypeVar("_T")
 ASK_FOR_TIME = frozenset({429, 503})
 BEATEN_TIMEOUTS = 5  # connect timeouts for which the loser of a race to connect is left alone
 LATENCY_SHARE = 0.2  # of the newest answer in the status's moving average
+_FIRST_OVERLOAD = 429  # no lower status says anything against a backend, unless the caller says which do
 _RETRY = Retry()
 _STATUS_FAILURES = (
     PassiveHealth()
@@ -146,11 +147,13 @@ class Pool(Membership):
         self.max_in_flight = max_in_flight
         self.max_requests = max_requests
         self.retry = _instance("retry", retry, (Retry,))
+        self.most_attempts = 1 if retry is None else retry.most_attempts
         _instance("hedge", hedge, (Hedge,))
         self.preserve_host = preserve_host
         self.connect = _instance("connect", connect, (Connect,)) or Connect()
         self.seed = None if rng is not None else random.getrandbits(64)
         self._key: KeyReader | None = _reader_of(self.algorithm)
+        self.reads_key = self._key is not None
         limited = max_in_flight is not None or max_requests is not None
         super().__init__(
             backends,
@@ -238,7 +241,7 @@ class Pool(Membership):
                     state = self._pick_among(snapshot, key, exclude, place)
                     ticket = self._take(snapshot, state, now, None, snapshot.explains)
         finally:  # also when nobody is left: time may have changed something
-            if self._news:
+            if self._news.items:
                 self._news.tell()
         return ticket
 
@@ -266,7 +269,7 @@ class Pool(Membership):
                 ticket = None
             else:
                 ticket = self._take(snapshot, state, now, None)
-        if self._news:
+        if self._news.items:
             self._news.tell()
         return ticket
 
@@ -279,7 +282,7 @@ class Pool(Membership):
         with self._lock:
             snapshot = self._publish(now) if now >= self._snapshot.valid_until else self._snapshot
             ties = self._current_ties(snapshot)
-        if self._news:
+        if self._news.items:
             self._news.tell()
         return ties
 
@@ -399,14 +402,16 @@ class Pool(Membership):
     def ticket_answered(self, ticket: Ticket, latency: float, status: int, retry_after: float | None) -> None:
         """The response headers of `ticket` came."""
         policy = self.passive or _STATUS_FAILURES
-        failed = policy.is_failure(status)
+        if status < _FIRST_OVERLOAD and policy.failure_statuses is None:
+            failed = overload = False
+        else:
+            failed, overload = policy.is_failure(status), policy.is_overload(status)
         now = self.clock()
         with self._lock:
             if not ticket.open or ticket.answer is not None:
                 return
             state = ticket.state
             state.waiting.remove(ticket.started)
-            overload = policy.is_overload(status)
             refused = self._snapshot.refused
             if overload and refused is not None:
                 refused(state, latency, now)
@@ -424,7 +429,7 @@ class Pool(Membership):
             if retry_after and self._holds is not None and policy.retry_after and status in ASK_FOR_TIME:
                 everybody, why = self._states.values(), "it sent Retry-After"
                 self._took_effect(state, now, self._holds.hold(ticket, everybody, now, retry_after, why))
-        if self._news:
+        if self._news.items:
             self._news.tell()
         for listener in self.telemetry.listeners:
             listener(state.url, latency, status)
@@ -463,7 +468,7 @@ class Pool(Membership):
                 self._judge(ticket, now, None)
             if not state.in_flight and state.health.admin is Admin.DRAINING:
                 self._log(logging.INFO, "nothing in flight any more", state)
-        if self._news:
+        if self._news.items:
             self._news.tell()
         if self.queue:
             self.queue.stir()

@@ -50,6 +50,7 @@ class Snapshot:
         candidates: The members of all tiers, in declared order.
         weights: Theirs, slow start included.
         reserve: Who is available and not needed, in declared order.
+        within_reach: How many they are together, candidates and reserve.
         panic: Whether health was ignored.
         helping: The priorities that carry load though they are not the first.
         valid_until: When time may have changed the answer.
@@ -78,6 +79,7 @@ class Snapshot:
         "tiers",
         "valid_until",
         "weights",
+        "within_reach",
     )
 
     def __init__(
@@ -98,6 +100,7 @@ class Snapshot:
         self.candidates = candidates
         self.weights = weights
         self.reserve = reserve
+        self.within_reach = len(candidates) + len(reserve)
         self.panic = panic
         self.valid_until = valid_until
         self.skipped = skipped

@@ -230,7 +230,7 @@ class Fleet(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_left_untold(self) -> None:
-        assert not self.pool._news
+        assert not self.pool._news.items
 
     @invariant()
     def in_flight_is_what_is_open(self) -> None:

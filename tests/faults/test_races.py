@@ -54,7 +54,7 @@ async def cancelled_when_granted(connections: Connections, held: Any) -> list[ob
             group.start_soon(wait, got)
             await anyio.wait_all_tasks_blocked()
             first.cancel_scope.cancel()  # it has not run yet
-            connections._put(held)
+            connections.put(held)
         assert not first_got
         with anyio.fail_after(5):
             while not got:

@@ -13,7 +13,7 @@ from httpcore import LocalProtocolError, RemoteProtocolError
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from lbclient._async.http11 import Outgoing, ResponseReader, State
+from lbclient._async.http11 import Lines, Outgoing, ResponseReader, State
 
 thorough = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -241,7 +241,7 @@ def test_what_h11_would_not_send_is_not_sent(
 ) -> None:
     headers = [(b"Host", b"a"), *fields]
     try:
-        outgoing = Outgoing(method, b"/" + target, headers)
+        outgoing = Outgoing(method, b"/" + target, Lines(headers))
     except LocalProtocolError:
         return
     assume(not any(name.lower() == b"transfer-encoding" for name, _ in fields))  # h11 writes it in lower case

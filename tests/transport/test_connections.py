@@ -240,7 +240,7 @@ async def test_a_waiter_that_is_cancelled_when_it_is_granted_passes_the_connecti
         await anyio.wait_all_tasks_blocked()
         group.start_soon(wait, second)
         await anyio.wait_all_tasks_blocked()
-        book._put(OPEN)  # grants the first, synchronously
+        book.put(OPEN)  # grants the first, synchronously
         first.cancel()
     assert got == [OPEN]
     assert book.counts() == (1, 0)

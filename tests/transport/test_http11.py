@@ -15,10 +15,13 @@ from lbclient._async.http11 import (
     MAX_HEAD,
     MAX_INTERIM,
     Head,
+    Lines,
     Outgoing,
     ResponseReader,
     State,
 )
+from lbclient._async.retarget import MOST_REMEMBERED, Target
+from lbclient.core.backend import Backend
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -428,17 +431,17 @@ HOST = (b"Host", b"a")
 
 def test_a_request_is_written_as_it_is_with_host_in_front() -> None:
     headers = [(b"Accept", b"*/*"), HOST, (b"X-Empty", b""), (b"X-Spaced", b"a:  b")]
-    outgoing = Outgoing(b"GET", b"/a?b", headers)
+    outgoing = Outgoing(b"GET", b"/a?b", Lines(headers))
     assert (
         outgoing.head
         == b"GET /a?b HTTP/1.1\r\nHost: a\r\nAccept: */*\r\nX-Empty: \r\nX-Spaced: a:  b\r\n\r\n"
     )
-    assert not outgoing.close
+    assert not outgoing.lines.close
     assert outgoing.end() == b""
 
 
 def test_a_length_is_kept() -> None:
-    outgoing = Outgoing(b"POST", b"/", [HOST, (b"Content-Length", b"3"), (b"Content-Length", b"3")])
+    outgoing = Outgoing(b"POST", b"/", Lines([HOST, (b"Content-Length", b"3"), (b"Content-Length", b"3")]))
     assert outgoing.head.count(b"Content-Length") == 1
     assert outgoing.part(b"ab") == b"ab"
     with pytest.raises(LocalProtocolError, match="Too little data for declared Content-Length"):
@@ -448,14 +451,14 @@ def test_a_length_is_kept() -> None:
 
 
 def test_without_framing_there_is_no_body() -> None:
-    outgoing = Outgoing(b"GET", b"/", [HOST])
+    outgoing = Outgoing(b"GET", b"/", Lines([HOST]))
     assert outgoing.part(b"") == b""
     with pytest.raises(LocalProtocolError, match="Too much data"):
         outgoing.part(b"x")
 
 
 def test_chunks_are_written_and_an_empty_part_is_not_the_end() -> None:
-    outgoing = Outgoing(b"POST", b"/", [HOST, (b"Transfer-Encoding", b"chunked")])
+    outgoing = Outgoing(b"POST", b"/", Lines([HOST, (b"Transfer-Encoding", b"chunked")]))
     assert [outgoing.part(b"x" * 17), outgoing.part(b""), outgoing.end()] == [
         b"11\r\n" + b"x" * 17 + b"\r\n",
         b"",
@@ -464,9 +467,9 @@ def test_chunks_are_written_and_an_empty_part_is_not_the_end() -> None:
 
 
 def test_what_a_request_says_about_its_connection_is_noticed() -> None:
-    outgoing = Outgoing(b"GET", b"/", [HOST, (b"connection", b"Upgrade, Close"), (b"upgrade", b"x")])
-    assert outgoing.close
-    assert outgoing.upgrade
+    outgoing = Outgoing(b"GET", b"/", Lines([HOST, (b"connection", b"Upgrade, Close"), (b"upgrade", b"x")]))
+    assert outgoing.lines.close
+    assert outgoing.lines.upgrade
 
 
 @pytest.mark.parametrize(
@@ -501,4 +504,19 @@ def test_what_could_be_read_in_two_ways_is_not_sent(
     method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], words: str
 ) -> None:
     with pytest.raises(LocalProtocolError, match=words):
-        Outgoing(method, target, headers)
+        Outgoing(method, target, Lines(headers))
+
+
+def test_lines_are_written_once_for_requests_that_have_the_same_headers() -> None:
+    target = Target(Backend("http://10.0.0.5:8080"), preserve_host=False)
+    headers = [(b"Host", b"service"), (b"Accept", b"*/*")]
+    first = target.lines(headers)
+    assert first.written == b"\r\nHost: 10.0.0.5:8080\r\nAccept: */*\r\n\r\n"
+    assert target.lines(list(headers)) is first
+    headers[1] = (b"Accept", b"text/html")  # the caller's list, and what was remembered is another
+    assert target.lines(headers).written == b"\r\nHost: 10.0.0.5:8080\r\nAccept: text/html\r\n\r\n"
+    large = [(b"Host", b"service"), (b"Cookie", b"x" * MOST_REMEMBERED)]
+    assert target.lines(large) is not target.lines(large), "large ones are not kept"
+    with pytest.raises(LocalProtocolError, match="Illegal header value"):
+        target.lines([(b"Host", b"service"), (b"a", b"x\n")])
+    assert target.lines(headers).written.endswith(b"Accept: text/html\r\n\r\n")

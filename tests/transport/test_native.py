@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from lbclient import AsyncBalancedTransport, Connect, Pool
-from lbclient._async.http11 import Outgoing
+from lbclient._async.http11 import Lines, Outgoing
 from lbclient._async.native import NativeEngine
-from lbclient._async.native_connection import MOST_EARLY, MOST_UNREAD, NativeConnection
+from lbclient._async.native_connection import MOST_EARLY, MOST_UNREAD, Body, NativeConnection
 from tests.conftest import MakeRawServer, SharedServers
 from tests.servers import Connection, Handler
 from tests.servers.raw import (
@@ -262,7 +262,7 @@ async def test_timeouts_of_requests_in_turn_share_a_timer_and_each_one_holds(
     raw_server: MakeRawServer,
 ) -> None:
     def slow(connection: Connection) -> None:
-        for seconds in (0.0, 0.0, 0.3, 0.3):
+        for seconds in (0.0, 0.0, 0.3, 2.0):
             connection.read_request()
             time.sleep(seconds)
             connection.send(OK)
@@ -279,7 +279,7 @@ async def test_timeouts_of_requests_in_turn_share_a_timer_and_each_one_holds(
         started = time.monotonic()
         with pytest.raises(httpx.ReadTimeout):
             await http.get("/", timeout=0.1)
-        assert time.monotonic() - started < 0.28
+        assert time.monotonic() - started < 1.9
         assert connection._timer is None
 
 
@@ -384,7 +384,7 @@ def may_be_used_again(connection: NativeConnection) -> bool:
 
 
 def outgoing(method: bytes = b"GET") -> Outgoing:
-    return Outgoing(method, b"/", [(b"Host", b"a")])
+    return Outgoing(method, b"/", Lines([(b"Host", b"a")]))
 
 
 async def test_what_came_before_the_request_answers_it_and_ends_the_connection() -> None:
@@ -411,7 +411,7 @@ async def test_what_comes_between_requests_ends_the_connection() -> None:
     connection, wire = on_a_wire()
     await connection.send(outgoing(), httpx.ByteStream(b""), None)
     connection.data_received(OK)
-    assert await connection.read_body(connection.turn, None) == b"ok"
+    assert await anext(Body(connection, None)) == b"ok"
     assert may_be_used_again(connection)
     connection.data_received(b"x")
     assert wire.is_closing()

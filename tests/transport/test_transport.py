@@ -663,10 +663,7 @@ async def test_a_closed_transport_refuses() -> None:
     transport = AsyncBalancedTransport(["http://a"])
     await transport.aclose()
     await transport.aclose()
-    assert (
-        repr(transport)
-        == "<AsyncBalancedTransport <Pool 'default' adaptive, 1 of 1 pickable>, closed>"
-    )
+    assert repr(transport) == "<AsyncBalancedTransport <Pool 'default' adaptive, 1 of 1 pickable>, closed>"
     with pytest.raises(RuntimeError, match="this balanced transport is closed"):
         await transport.handle_async_request(httpx.Request("GET", LOGICAL))
     with pytest.raises(RuntimeError, match="closed"):

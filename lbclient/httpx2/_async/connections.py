@@ -142,7 +142,8 @@ class Connections:
             if not idle or self._waiters or self._abandoned:
                 return None
             connection = idle[-1]
-            if connection.idle_since < self._latest() or connection.dead:
+            expiry = self.connect.keepalive_expiry
+            if (expiry is not None and connection.idle_since < time.monotonic() - expiry) or connection.dead:
                 return None  # to be closed, which takes a moment
             idle.pop()
             connection.active = 1
@@ -272,13 +273,22 @@ class Connections:
 
     async def give_back(self, taken: Taken) -> None:
         """What was taken is not needed any more. Closes it where it cannot serve again; shielded from cancellation."""
+        if doomed := self.put(taken):
+            await self.close_all(doomed)
+
+    def put(self, taken: Taken) -> list[Connection]:
+        """The first half of `give_back`, which waits for nothing; returns whom to `close_all`."""
         with self._lock:
             doomed = self._put(taken)
-        self._sweep()
-        if doomed:
-            with anyio.CancelScope(shield=True):
-                for connection in doomed:
-                    await connection.aclose()
+        if self._dropped:
+            self._sweep()
+        return doomed
+
+    async def close_all(self, doomed: list[Connection]) -> None:
+        """Close connections that nobody else knows any more; shielded from cancellation."""
+        with anyio.CancelScope(shield=True):
+            for connection in doomed:
+                await connection.aclose()
 
     def _put(self, taken: Taken) -> list[Connection]:
         doomed: list[Connection] = []
@@ -307,7 +317,8 @@ class Connections:
         else:
             self._forget(taken)
             doomed.append(taken)
-        self._wake(doomed)
+        if self._waiters:
+            self._wake(doomed)
         return doomed
 
     def _rest(self, connection: Connection, doomed: list[Connection]) -> None:
@@ -315,9 +326,9 @@ class Connections:
         idle, connect = self._idle, self.connect
         connection.idle_since = now = time.monotonic()
         idle.append(connection)
+        most, expiry = connect.max_idle, connect.keepalive_expiry
         while idle and len(doomed) < MOST_EXPIRED_AT_ONCE:
-            over = connect.max_idle is not None and len(idle) > connect.max_idle
-            expiry = connect.keepalive_expiry
+            over = most is not None and len(idle) > most
             if not over and (expiry is None or now - idle[0].idle_since <= expiry):
                 break
             oldest = idle.popleft()
@@ -393,9 +404,7 @@ class Connections:
             for connection in list(self._all):
                 self._forget(connection)
         self._sweep()
-        with anyio.CancelScope(shield=True):
-            for connection in doomed:
-                await connection.aclose()
+        await self.close_all(doomed)
 
     async def cut(self, reason: str) -> int:
         """Close every connection; those in use get a `DrainTimeout` that says `reason`. How many were in use."""
@@ -413,6 +422,4 @@ class Connections:
             self.closed = True
             doomed = self._forget_idle()
         self._sweep()
-        with anyio.CancelScope(shield=True):
-            for connection in doomed:
-                await connection.aclose()
+        await self.close_all(doomed)

@@ -47,8 +47,8 @@ class NativeEngine(PooledEngine):
         try:
             if progress.fresh:
                 connections.distrust()
-            sent = target.headers(headers)
-            outgoing = Outgoing(request.method.encode("ascii"), target.path + request.url.raw_path, sent)
+            method = request.method.encode("ascii")
+            outgoing = Outgoing(method, target.path + request.url.raw_path, target.lines(headers))
             taken = connections.at_once() or await connections.take(timeouts.get("pool"))
             if taken is OPEN:
                 within = progress.connect_timeout(timeouts)
@@ -62,7 +62,8 @@ class NativeEngine(PooledEngine):
                 await connection.send(outgoing, progress.body, timeouts.get("write"))
                 head = await connection.receive(timeouts.get("read"))
             else:
-                told = {"request": target.request(request, sent, progress.body, timeouts)}
+                sent = target.request(request, target.headers(headers), progress.body, timeouts)
+                told = {"request": sent}
                 head = await _exchange(connection, outgoing, progress.body, timeouts, events, told)
         except BaseException as exc:
             if connection is not None:

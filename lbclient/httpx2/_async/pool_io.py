@@ -45,6 +45,11 @@ class PoolIO:
 
     # Engines
 
+    def engine_at_once(self) -> Engine | None:
+        """What `engine` would give without giving way to the event loop."""
+        loop = running_loop()
+        return self._engines.get(loop) if loop in self._informed.loops else None
+
     async def engine(self) -> Engine:
         """The engine of the running event loop. Connections cannot be shared between loops; the pool's state is."""
         loop = running_loop()

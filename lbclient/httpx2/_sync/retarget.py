@@ -13,7 +13,9 @@ import httpx2
 
 from lbclient.core.backend import Backend
 from lbclient.core.facts import Header
+from lbclient.httpx2._async.http11 import Lines
 
+MOST_REMEMBERED = 4096  # bytes of header lines
 _REDIRECTS = frozenset({201, 300, 301, 302, 303, 305, 307, 308})
 
 
@@ -27,6 +29,7 @@ class Target:
 
     __slots__ = (
         "_host",
+        "_last",
         "_origin_url",
         "_preserve_host",
         "_server_name",
@@ -45,17 +48,32 @@ class Target:
         self._host = (backend.host or backend.authority).encode("ascii")
         self._server_name = backend.server_name
         self._preserve_host = preserve_host and backend.host is None
+        self._last: tuple[list[Header], Lines | None] = [], None
         self._origin_url = f"{backend.scheme}://{backend.authority}".encode("ascii")
 
     def headers(self, raw: list[Header]) -> list[Header]:
-        """The request's headers (a list of the caller's to keep) with the `Host` that the backend expects."""
+        """The request's headers with the `Host` that the backend expects, as a list of its own."""
+        headers = raw.copy()
         if self._preserve_host:
-            return raw
-        for index, (name, _) in enumerate(raw):  # httpx2 puts Host first
+            return headers
+        for index, (name, _) in enumerate(headers):  # httpx2 puts Host first
             if name.lower() == b"host":
-                raw[index] = (name, self._host)
-                return raw
-        return [(b"Host", self._host), *raw]
+                headers[index] = (name, self._host)
+                return headers
+        return [(b"Host", self._host), *headers]
+
+    def lines(self, raw: list[Header]) -> Lines:
+        """The same, written down. Most requests of a client have the headers of the one before: 0.3 us in place of 5.
+
+        Raises:
+            httpcore2.LocalProtocolError: It would not be HTTP, or could be read in two ways.
+        """
+        headers, lines = self._last
+        if lines is None or raw != headers:
+            lines = Lines(self.headers(raw))
+            if len(lines.written) <= MOST_REMEMBERED:
+                self._last = raw.copy(), lines
+        return lines
 
     def server_name(self, request: httpx2.Request) -> str | None:
         """Whom the certificate has to name; None for the backend's own host."""

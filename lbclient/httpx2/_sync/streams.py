@@ -30,7 +30,8 @@ class Lease:
 
     def end(self) -> None:
         """Give the connection back."""
-        self.connections.give_back(self.connection)
+        if doomed := self.connections.put(self.connection):
+            self.connections.close_all(doomed)
 
     def cut(self) -> None:
         """The connection cannot be trusted any more: close it, unless others share it."""
@@ -44,7 +45,7 @@ class Lease:
         self.connections.abandon(self.connection)
 
 
-class BalancedStream(httpx2.SyncByteStream):
+class BalancedStream(httpx2.SyncByteStream, Iterator[bytes]):
     """The body of a response, as its transport gives it, and what has to happen when it ends.
 
     Args:
@@ -71,12 +72,17 @@ class BalancedStream(httpx2.SyncByteStream):
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
-        left = self._left
+        self._parts = iter(self._source)
+        return self
+
+    def __next__(self) -> bytes:
+        # An iterator and no generator, which the event loop would have to keep book of: 2 us.
         try:
-            for part in self._source:
-                yield part
-                if left is not None and left() <= 0:
-                    raise DeadlineExceeded("the deadline of the request passed while its response was read")
+            part = next(self._parts)
+            if self._left is not None and self._left() <= 0:
+                raise DeadlineExceeded("the deadline of the request passed while its response was read")
+        except StopIteration:
+            raise
         except Exception as exc:
             mapped = as_httpx(exc)
             self._ticket.failed(ENDINGS[ending_of_body(mapped)].failure)
@@ -84,6 +90,7 @@ class BalancedStream(httpx2.SyncByteStream):
             if mapped is exc:
                 raise
             raise mapped from exc
+        return part
 
     def close(self) -> None:
         """The end of the body, or the caller's loss of interest in it."""

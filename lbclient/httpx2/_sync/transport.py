@@ -208,17 +208,19 @@ class BalancedTransport(httpx2.BaseTransport):
         io = self._ios[routed.pool.name]
         if not io.probing.running:
             io.probing.begin()
-        engine = io.engine()  # before the pick: from there to `engine.send` nothing may come in between
+        # Before the pick: from there to `engine.send` nothing may come in between.
+        engine = io.engine_at_once() or io.engine()
         plan = io.pool.attempts(facts, now)
         for name in routed.strip:
             headers = without_cookie(headers, name)
         exchange = Exchange(plan, request, headers, lambda: self._closed)
-        ticket, answer = exchange.carry_out(engine, exchange.first())
-        new = [header for header in (routed.set_cookie, plan.answer(answer.headers)) if header is not None]
-        if new and client is not None and client.affinity_cookies:
-            client.set_cookies += new
-        elif new:
-            answer.headers = [*answer.headers, *new]
+        ticket, answer = exchange.carry_out(engine, exchange.first_at_once() or exchange.first())
+        if routed.set_cookie is not None or plan.pool.affinity is not None:
+            new = [each for each in (routed.set_cookie, plan.answer(answer.headers)) if each is not None]
+            if client is not None and client.affinity_cookies:
+                client.set_cookies += new
+            else:
+                answer.headers = [*answer.headers, *new]
         stream = exchange.stream(ticket, answer)
         answer.extensions["lbclient"] = stream.record
         return httpx2.Response(
@@ -254,17 +256,21 @@ class BalancedTransport(httpx2.BaseTransport):
 
 
 class _RequestFacts(Facts):
-    """The facts of an `httpx2.Request`, and of whom it is made for; its host is decoded when somebody asks."""
+    """The facts of an `httpx2.Request`, and of whom it is made for; its URL is looked at when somebody asks."""
 
     def __init__(self, request: httpx2.Request, headers: list[Header], client: ClientContext | None) -> None:
         self._request = request
         self.method = request.method
-        self.target = request.url.raw_path
         self.headers = headers
         self.options = request.extensions.get("lbclient") or {}
         if client is not None:
             self.headers = client.headers(headers)
             self.options = client.options(self.options)
+
+    @property
+    def target(self) -> bytes:  # type: ignore[override]  # read-only here
+        """Path and query as they go over the wire."""
+        return self._request.url.raw_path
 
     @property
     def host(self) -> str:  # type: ignore[override]  # read-only here

@@ -648,10 +648,7 @@ async def test_a_closed_transport_refuses() -> None:
     transport = AsyncBalancedTransport(["http://a"])
     await transport.aclose()
     await transport.aclose()
-    assert (
-        repr(transport)
-        == "<AsyncBalancedTransport <Pool 'default' power_of_two_choices, 1 of 1 pickable>, closed>"
-    )
+    assert repr(transport) == "<AsyncBalancedTransport <Pool 'default' adaptive, 1 of 1 pickable>, closed>"
     with pytest.raises(RuntimeError, match="this balanced transport is closed"):
         await transport.handle_async_request(httpx2.Request("GET", LOGICAL))
     with pytest.raises(RuntimeError, match="closed"):

@@ -626,10 +626,7 @@ def test_a_closed_transport_refuses() -> None:
     transport = BalancedTransport(["http://a"])
     transport.close()
     transport.close()
-    assert (
-        repr(transport)
-        == "<BalancedTransport <Pool 'default' power_of_two_choices, 1 of 1 pickable>, closed>"
-    )
+    assert repr(transport) == "<BalancedTransport <Pool 'default' adaptive, 1 of 1 pickable>, closed>"
     with pytest.raises(RuntimeError, match="this balanced transport is closed"):
         transport.handle_request(httpx2.Request("GET", LOGICAL))
     with pytest.raises(RuntimeError, match="closed"):
