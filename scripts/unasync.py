@@ -81,6 +81,7 @@ TESTED = {
     "transport/test_sticky_and_routes": tuple(FLAVOURS),
     "transport/test_transport": tuple(FLAVOURS),
     "faults/test_blame": ("sync",),
+    "transport/test_connections": ("sync",),
     "transport/test_http2_blame": ("sync",),
 }
 ONE_ENGINE = {r"^from tests\.transport\.engines import .*\n": ""}
@@ -103,7 +104,11 @@ HTTPX2_TESTS = {
     r"\blbclient\.(_async|_sync)\.(?!blocking)": r"lbclient.httpx2.\1.",
 }
 
-ASYNC_ONLY_TESTS = {"test_an_inner_transport_for_each_backend"}  # ASGITransport
+ASYNC_ONLY_TESTS = {
+    "test_a_second_event_loop_gets_connections_of_its_own",
+    "test_a_waiter_that_is_cancelled_when_it_is_granted_passes_the_connection_on",  # one of them in tests/twins
+    "test_an_inner_transport_for_each_backend",  # ASGITransport
+}
 SEVERAL_STREAMS_TESTS = {  # of one connection, where a thread has one each
     "test_a_connection_that_goes_away_serves_out_and_is_closed",
     "test_a_kept_connection_that_was_alive_is_not_stale",

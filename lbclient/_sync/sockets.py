@@ -135,7 +135,7 @@ class Stream(httpcore.NetworkStream):
                 raise OSError("the connection was closed")
             self._users += 1
         try:
-            return block(call, timeout, self._shut_down)
+            return block(call, timeout, self.interrupt)
         finally:
             self._leave()
 
@@ -148,24 +148,31 @@ class Stream(httpcore.NetworkStream):
         if self._closed and not self._users and self._sock is not None:
             self._sock.close()
 
-    def _shut_down(self) -> None:
+    def interrupt(self) -> None:
+        """Wake whoever uses it: nothing more will come, and nothing can be sent. From any thread."""
         with self._lock:
-            if self._users and self._sock is not None:
-                with suppress(OSError):  # it was not connected yet
-                    # Not SSLSocket's own, which forgets its TLS: what came next would be taken for plain text.
-                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._users and self._sock is not None:
+            with suppress(OSError):  # it was not connected yet
+                # Not SSLSocket's own, which forgets its TLS: what came next would be taken for plain text.
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """See `httpcore.NetworkStream`. From any thread."""
-        self._shut_down()
         with self._lock:
-            self._closed = True
+            self._closed = True  # first: who is woken finds out why
+            self._shut_down()
             self._close_unless_in_use()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """See `httpcore.NetworkStream`."""
         try:
-            return self.use(lambda left: self._ready(left).recv(max_bytes), timeout)
+            data = self.use(lambda left: self._ready(left).recv(max_bytes), timeout)
+            if not data and self._closed:
+                raise OSError("the connection was closed by us")
+            return data
         except TimeoutError as exc:
             raise httpcore.ReadTimeout(str(exc)) from exc
         except OSError as exc:

@@ -13,7 +13,7 @@ from lbclient._async.errors import DeadlineExceeded, as_httpx, ending_of_body, e
 from lbclient._sync import blocking as anyio
 from lbclient._sync.connections import Connection, Connections
 from lbclient.core.explain import Record
-from lbclient.core.outcome import ENDINGS
+from lbclient.core.outcome import ENDINGS, Ending
 from lbclient.core.ticket import Ticket
 
 DISCARD_WITHIN = 0.1  # seconds
@@ -85,7 +85,8 @@ class BalancedStream(httpx.SyncByteStream, Iterator[bytes]):
             raise
         except Exception as exc:
             mapped = as_httpx(exc)
-            self._ticket.failed(ENDINGS[ending_of_body(mapped)].failure)
+            ended = self._lease is not None and self._lease.connections.ended
+            self._ticket.failed(ENDINGS[Ending.CUT if ended else ending_of_body(mapped)].failure)
             explained(mapped, self.record)
             if mapped is exc:
                 raise

@@ -46,7 +46,7 @@ class Ending(enum.Enum):
     REFUSED = "the server said that it did not process it (HTTP/2 GOAWAY below it, REFUSED_STREAM)"
     LEAVING = "the server was going away and ended before the response (HTTP/2 GOAWAY at or above it)"
     TRUNCATED = "the body broke off"
-    CUT = "a drain cut it off"
+    CUT = "we closed the connection: a drain cut it off, or the transport was closed"
     BEATEN = "another attempt was faster"
     CANCELLED = "the caller gave up"
 

@@ -110,7 +110,7 @@ class Connections:
         self.name = name
         self.connect = connect
         self.closed = False
-        self._ended = False
+        self.ended = False
         self._slots = 0
         self._opening = 0
         self._idle: deque[Connection] = deque()
@@ -258,7 +258,7 @@ class Connections:
             httpcore2.ConnectError: All connections were closed meanwhile; close this one, and give the right back.
         """
         with self._lock:
-            if self._ended:
+            if self.ended:
                 raise httpcore2.ConnectError(f"the connections to {self.name} were closed")
             self._opening -= 1
             self._all.add(connection)
@@ -394,7 +394,7 @@ class Connections:
     def close(self) -> None:
         """Close every connection, also those in use; whoever waits, or is connecting, gets a `ConnectError`."""
         with self._lock:
-            self.closed = self._ended = True
+            self.closed = self.ended = True
             while self._waiters:
                 waiter, _ = self._waiters.popitem(last=False)
                 waiter.event.set()

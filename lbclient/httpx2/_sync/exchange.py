@@ -18,7 +18,7 @@ from lbclient.core import errors as core_errors
 from lbclient.core.attempts import Attempts, Step
 from lbclient.core.explain import Record
 from lbclient.core.facts import Header
-from lbclient.core.outcome import Ending, Outcome
+from lbclient.core.outcome import BACKEND_S_FAULT, ENDINGS, Ending, Outcome
 from lbclient.core.pool import ASK_FOR_TIME
 from lbclient.core.ticket import Ticket
 from lbclient.httpx2._async.errors import DeadlineExceeded, NoBackendAvailable, ending_of, explained
@@ -216,6 +216,8 @@ class Exchange:
             ending = ending_of(exc, progress)
             if ending in _TIMEOUTS and plan.hurried(ticket):
                 ending = Ending.HURRIED
+            if self._is_closed() and ENDINGS[ending].failure in BACKEND_S_FAULT:
+                ending = Ending.CUT
             error = ""  # a cancellation says nothing of its own
             if isinstance(exc, Exception):
                 error = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
