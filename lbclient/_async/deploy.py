@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import anyio
 
 from lbclient._async.background import Wake
-from lbclient._async.pool_io import PoolIO
 from lbclient.core.checks import check_number
 from lbclient.core.deploy import DrainReport, Guard, Leaving, Swap, SwapReport, Verdict
 from lbclient.core.members import BackendLike
+from lbclient.core.pool import Pool
 
 LOOKS = 20  # at the requests since a flip, in the guard's window
 
 
-async def drain(io: PoolIO, url: str, grace: float) -> DrainReport:
+class Connected(Protocol):
+    """A pool and its connections, of whatever layer."""
+
+    @property
+    def pool(self) -> Pool:
+        """The pool."""
+        ...  # pragma: no cover - a protocol
+
+    async def cut(self, url: str, reason: str) -> int:
+        """Close a backend's connections, also those in use; how many that cut off."""
+        ...  # pragma: no cover - a protocol
+
+
+async def drain(io: Connected, url: str, grace: float) -> DrainReport:
     """See `AsyncBalancedTransport.drain`."""
     check_number("grace", grace, at_least=0)
     pool = io.pool
@@ -44,7 +58,11 @@ async def drain(io: PoolIO, url: str, grace: float) -> DrainReport:
 
 
 async def swap(
-    io: PoolIO, backends: Iterable[BackendLike], when_healthy_within: float, grace: float, guard: Guard | None
+    io: Connected,
+    backends: Iterable[BackendLike],
+    when_healthy_within: float,
+    grace: float,
+    guard: Guard | None,
 ) -> SwapReport:
     """See `AsyncBalancedTransport.swap`."""
     check_number("when_healthy_within", when_healthy_within, at_least=0)

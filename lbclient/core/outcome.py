@@ -82,7 +82,7 @@ class Outcome:
 
     Attributes:
         ending: How it failed; None when a response came.
-        status: The response's status, when one came.
+        status: The response's status, when one came; None for a connection that carries something else than HTTP.
         unsent: Proven, by counting bytes, that nothing of the request was sent: what is safe for idempotent methods is
             safe for any.
         retry_after: Seconds that the response asked to be left alone.
@@ -113,6 +113,6 @@ class Outcome:
     def describe(self) -> str:
         """In a few words, for the record."""
         if self.ending is None:
-            return str(self.status)
+            return "connected" if self.status is None else str(self.status)
         word = self.ending.name.lower() if self.failure in ("local", "cancelled") else str(self.failure)
         return f"{word} ({self.error})" if self.error else word

@@ -1,0 +1,247 @@
+"""A connection to one backend of a pool: whom to try, for how long, and who is next when it fails.
+
+What may follow a failure is the core's to say (`core/attempts.py`); nothing of the caller's has been sent yet, so any
+backend may be next. `Dial` decides without waiting for anything, `dial` and `dial_blocking` carry it out.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import anyio
+
+from lbclient._async.background import Wake
+from lbclient.core import errors as core_errors
+from lbclient.core.attempts import Attempts, Step
+from lbclient.core.explain import Record
+from lbclient.core.facts import Facts
+from lbclient.core.outcome import Ending, Outcome
+from lbclient.core.ticket import Ticket
+from lbclient.core.waiting import Place
+from lbclient.l4.errors import NoBackendAvailable, explained
+from lbclient.l4.fleet import Cuttable, Fleet
+
+
+class Made(Cuttable, Protocol):
+    """A connection that has come about."""
+
+    def discard(self) -> None:
+        """Close it, before anybody has heard of it. Its ticket has ended."""
+        ...  # pragma: no cover - a protocol
+
+
+M = TypeVar("M", bound=Made)
+
+
+class Dial:
+    """The way to one connection.
+
+    Args:
+        fleet: Of the pool.
+        facts: What affinities and hashing algorithms look at.
+        timeout: Seconds for all of it: waiting for room in a full pool, every attempt, the TLS handshakes.
+    """
+
+    __slots__ = ("_cuts", "_failure", "_fleet", "_give_up", "_started", "_timeout", "_within", "plan")
+
+    def __init__(self, fleet: Fleet, facts: Facts, timeout: float) -> None:
+        self._fleet = fleet
+        self._timeout = timeout
+        self._give_up = time.monotonic() + timeout
+        self._started = 0.0
+        self._within = 0.0
+        self._cuts = 0
+        self._failure: Exception = ConnectionAbortedError("a drain closed the backend's connections")
+        self.plan: Attempts = fleet.pool.attempts(facts, time.time())
+
+    @property
+    def record(self) -> Record:
+        """Whom it tried, and why."""
+        return Record(self.plan)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the timeout; not below 0."""
+        return max(0.0, self._give_up - time.monotonic())
+
+    # Whom to try
+
+    def first(self, place: Place | None = None) -> Ticket | None:
+        """The first ticket; None while the pool is full.
+
+        Args:
+            place: In the pool's queue, for those who have waited there.
+
+        Raises:
+            NoBackendAvailable: Nobody may be picked.
+            TimeoutError: The pool was full until the timeout.
+        """
+        try:
+            return self.plan.first(place)
+        except core_errors.PoolFull as exc:
+            if self.left:
+                return None
+            raise self._explained(TimeoutError(f"{exc}: no room within {self._timeout:.3g} s")) from None
+        except core_errors.NoBackendAvailable as exc:
+            raise self._explained(NoBackendAvailable(str(exc))) from None
+
+    @contextmanager
+    def queued(self, wake: Callable[[], None]) -> Generator[Place, None, None]:
+        """A place among those who wait for room; `wake` is called, from any thread, when there may be some."""
+        queue = self.plan.pool.queue
+        assert queue is not None  # without a limit no pool is full
+        try:
+            place = queue.join(wake)
+        except core_errors.NoBackendAvailable as exc:
+            raise self._explained(NoBackendAvailable(str(exc))) from None
+        try:
+            yield place
+        finally:
+            queue.leave(place)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for room before looking again."""
+        return min(self.left, self.plan.pool.changes_in(), threading.TIMEOUT_MAX)
+
+    # One attempt
+
+    def begin(self, ticket: Ticket) -> float:
+        """An attempt begins; how many seconds it has."""
+        self._cuts = self._fleet.cuts(ticket.state.url)
+        self._started = self._fleet.pool.clock()
+        self._within = self.left
+        if self.plan.others_left(ticket):
+            self._within = min(self._within, self._fleet.pool.connect.connect_timeout)
+        return self._within
+
+    def connected(self, ticket: Ticket, connection: Made) -> Step | None:
+        """It has come about, and is in flight from now on. Too late for a drain it is not: then what to do next."""
+        elapsed = self._fleet.pool.clock() - self._started
+        if self._fleet.enter(ticket, connection, self._cuts):
+            self.plan.observe(ticket, Outcome(elapsed=elapsed))
+            ticket.answered(elapsed)
+            return None
+        self._end(ticket, Ending.LEAVING, "a drain closed its connections", elapsed)
+        connection.discard()
+        return self._next()
+
+    def failed(self, ticket: Ticket, exc: BaseException) -> Step:
+        """It has failed; what to do next.
+
+        Raises:
+            BaseException: `exc`, when nothing may follow it.
+        """
+        elapsed = self._fleet.pool.clock() - self._started
+        if isinstance(exc, TimeoutError) and self._within < self._fleet.pool.connect.connect_timeout:
+            ending = Ending.HURRIED  # the caller's timeout left it too little time
+        elif isinstance(exc, OSError):
+            ending = Ending.UNREACHABLE
+        else:
+            ending = Ending.OURS if isinstance(exc, Exception) else Ending.CANCELLED
+        self._end(ticket, ending, _words(exc), elapsed)
+        if not isinstance(exc, OSError):
+            raise self._explained(exc)
+        self._failure = exc
+        return self._next()
+
+    def again(self) -> Ticket:
+        """The ticket after a wait.
+
+        Raises:
+            OSError: There is nobody left to try: the last attempt's.
+        """
+        ticket = self.plan.again()
+        if ticket is None:
+            raise self._explained(self._failure)
+        return ticket
+
+    def _end(self, ticket: Ticket, ending: Ending, words: str, elapsed: float) -> None:
+        outcome = Outcome(ending, unsent=True, error=words, elapsed=elapsed)
+        self.plan.observe(ticket, outcome)
+        assert outcome.failure is not None
+        ticket.failed(outcome.failure, elapsed)
+
+    def _next(self) -> Step:
+        step = self.plan.another(True, self._failure)
+        if step is None or (step.ticket is None and step.wait >= self.left):
+            raise self._explained(self._failure)
+        return step
+
+    def _explained(self, exc: BaseException) -> BaseException:
+        explained(exc, self.record)
+        return exc
+
+
+async def dial(dialing: Dial, establish: Callable[[Ticket], Awaitable[M]]) -> tuple[Ticket, M]:
+    """Connect.
+
+    Args:
+        dialing: The way.
+        establish: One attempt.
+
+    Raises:
+        NoBackendAvailable: Nobody may be picked.
+        TimeoutError: It took longer than the timeout.
+        OSError: The last attempt's, with the record.
+    """
+    ticket = dialing.first()
+    if ticket is None:
+        room = Wake()
+        with dialing.queued(room.wake) as place:
+            while (ticket := dialing.first(place)) is None:
+                with anyio.move_on_after(dialing.patience):
+                    await room.wait()
+    while True:
+        within = dialing.begin(ticket)
+        try:
+            with anyio.fail_after(within):
+                made = await establish(ticket)
+        except BaseException as exc:  # noqa: BLE001  # raised on, unless another backend may be tried
+            step = dialing.failed(ticket, exc)
+        else:
+            late = dialing.connected(ticket, made)
+            if late is None:
+                return ticket, made
+            step = late
+        if step.ticket is None:
+            await anyio.sleep(step.wait)
+        ticket = step.ticket or dialing.again()
+
+
+def dial_blocking(dialing: Dial, establish: Callable[[Ticket, float], M]) -> tuple[Ticket, M]:
+    """The same for those without an event loop; `establish` is told how many seconds it has."""
+    ticket = dialing.first()
+    if ticket is None:
+        room = threading.Event()
+        with dialing.queued(room.set) as place:
+            while (ticket := dialing.first(place)) is None:
+                room.wait(dialing.patience)
+                room.clear()
+    while True:
+        within = dialing.begin(ticket)
+        try:
+            made = establish(ticket, within)
+        except BaseException as exc:  # noqa: BLE001  # raised on, unless another backend may be tried
+            step = dialing.failed(ticket, exc)
+        else:
+            late = dialing.connected(ticket, made)
+            if late is None:
+                return ticket, made
+            step = late
+        if step.ticket is None:
+            time.sleep(step.wait)
+        ticket = step.ticket or dialing.again()
+
+
+def _words(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {exc.verify_message}"
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
+    return str(exc) or ("no connection in time" if isinstance(exc, TimeoutError) else type(exc).__name__)
