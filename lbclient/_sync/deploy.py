@@ -4,18 +4,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from lbclient._sync import blocking as anyio
 from lbclient._sync.blocking import Wake
-from lbclient._sync.pool_io import PoolIO
 from lbclient.core.checks import check_number
 from lbclient.core.deploy import DrainReport, Guard, Leaving, Swap, SwapReport, Verdict
 from lbclient.core.members import BackendLike
+from lbclient.core.pool import Pool
 
 LOOKS = 20  # at the requests since a flip, in the guard's window
 
 
-def drain(io: PoolIO, url: str, grace: float) -> DrainReport:
+class Connected(Protocol):
+    """A pool and its connections, of whatever layer."""
+
+    @property
+    def pool(self) -> Pool:
+        """The pool."""
+        ...  # pragma: no cover - a protocol
+
+    def cut(self, url: str, reason: str) -> int:
+        """Close a backend's connections, also those in use; how many that cut off."""
+        ...  # pragma: no cover - a protocol
+
+
+def drain(io: Connected, url: str, grace: float) -> DrainReport:
     """See `BalancedTransport.drain`."""
     check_number("grace", grace, at_least=0)
     pool = io.pool
@@ -44,7 +58,11 @@ def drain(io: PoolIO, url: str, grace: float) -> DrainReport:
 
 
 def swap(
-    io: PoolIO, backends: Iterable[BackendLike], when_healthy_within: float, grace: float, guard: Guard | None
+    io: Connected,
+    backends: Iterable[BackendLike],
+    when_healthy_within: float,
+    grace: float,
+    guard: Guard | None,
 ) -> SwapReport:
     """See `BalancedTransport.swap`."""
     check_number("when_healthy_within", when_healthy_within, at_least=0)

@@ -72,13 +72,13 @@ class Dial:
     # Whom to try
 
     def first(self, place: Place | None = None) -> Ticket | None:
-        """The first ticket; None while the pool is full.
+        """The first ticket; None while the pool is full, or does not know its backends yet.
 
         Args:
             place: In the pool's queue, for those who have waited there.
 
         Raises:
-            NoBackendAvailable: Nobody may be picked.
+            NoBackendAvailable: Nobody may be picked, or the pool's source has not said in time who may.
             TimeoutError: The pool was full until the timeout.
         """
         try:
@@ -87,26 +87,37 @@ class Dial:
             if self.left:
                 return None
             raise self._explained(TimeoutError(f"{exc}: no room within {self._timeout:.3g} s")) from None
+        except core_errors.NoSetYet as exc:
+            if self.left:
+                return None
+            words = f"{exc}; {self._timeout:.3g} s waited"
+            raise self._explained(NoBackendAvailable(words)) from None
         except core_errors.NoBackendAvailable as exc:
             raise self._explained(NoBackendAvailable(str(exc))) from None
 
     @contextmanager
-    def queued(self, wake: Callable[[], None]) -> Generator[Place, None, None]:
-        """A place among those who wait for room; `wake` is called, from any thread, when there may be some."""
-        queue = self.plan.pool.queue
-        assert queue is not None  # without a limit no pool is full
+    def waiting(self, wake: Callable[[], None]) -> Generator[Place | None, None, None]:
+        """`wake` is called, from any thread, when there may be room, or the pool has learned of backends.
+
+        Gives a place among those who wait, where there is a limit to wait for.
+        """
+        pool = self.plan.pool
+        queue = pool.queue
         try:
-            place = queue.join(wake)
+            place = None if queue is None else queue.join(wake)
         except core_errors.NoBackendAvailable as exc:
             raise self._explained(NoBackendAvailable(str(exc))) from None
+        unsubscribe = pool.subscribe(wake)
         try:
             yield place
         finally:
-            queue.leave(place)
+            unsubscribe()
+            if queue is not None and place is not None:
+                queue.leave(place)
 
     @property
     def patience(self) -> float:
-        """Seconds to wait for room before looking again."""
+        """Seconds to wait before looking again, woken or not."""
         return min(self.left, self.plan.pool.changes_in(), threading.TIMEOUT_MAX)
 
     # One attempt
@@ -192,11 +203,11 @@ async def dial(dialing: Dial, establish: Callable[[Ticket], Awaitable[M]]) -> tu
     """
     ticket = dialing.first()
     if ticket is None:
-        room = Wake()
-        with dialing.queued(room.wake) as place:
+        news = Wake()
+        with dialing.waiting(news.wake) as place:
             while (ticket := dialing.first(place)) is None:
                 with anyio.move_on_after(dialing.patience):
-                    await room.wait()
+                    await news.wait()
     while True:
         within = dialing.begin(ticket)
         try:
@@ -218,11 +229,11 @@ def dial_blocking(dialing: Dial, establish: Callable[[Ticket, float], M]) -> tup
     """The same for those without an event loop; `establish` is told how many seconds it has."""
     ticket = dialing.first()
     if ticket is None:
-        room = threading.Event()
-        with dialing.queued(room.set) as place:
+        news = threading.Event()
+        with dialing.waiting(news.set) as place:
             while (ticket := dialing.first(place)) is None:
-                room.wait(dialing.patience)
-                room.clear()
+                news.wait(dialing.patience)
+                news.clear()
     while True:
         within = dialing.begin(ticket)
         try:

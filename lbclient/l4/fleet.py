@@ -13,15 +13,15 @@ from __future__ import annotations
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 import httpx
 
-from lbclient._async.background import BackgroundTask, BackgroundThread
 from lbclient._async.deploy import drain, swap
-from lbclient._async.prober import NetworkProbe, probe_pool, wait_until_ready
+from lbclient._async.probing import Probing
+from lbclient._async.readiness import wait_until_ready
+from lbclient._async.tls import OneContext
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
@@ -50,8 +50,7 @@ class Fleet:
         self._cuts: dict[str, int] = {}
         self._context: ssl.SSLContext | None = None
         self._users = 0
-        self._task: BackgroundTask | None = None
-        self._thread: BackgroundThread | None = None
+        self._probing: Probing | None = None
 
     def __repr__(self) -> str:
         return f"<Fleet of {self.pool!r}, {sum(self.connections().values())} connections>"
@@ -64,7 +63,7 @@ class Fleet:
         return pool
 
     def ssl_context(self) -> ssl.SSLContext:
-        """TLS as the pool's `Connect` says; one context, since building one costs tens of milliseconds."""
+        """TLS as the pool's `Connect` says, without ALPN; one, since building one costs tens of milliseconds."""
         if self._context is None:
             connect = self.pool.connect
             self._context = httpx.create_ssl_context(verify=connect.verify, cert=connect.cert)
@@ -132,22 +131,20 @@ class Fleet:
         self.probe_in_a_thread()
         return await swap(self, backends, when_healthy_within, grace, guard)
 
-    # Probing
+    # Probing, and following the pool's source
 
     @property
     def probing(self) -> bool:
-        """Whether probes run, or there are none to run."""
-        return (
-            self.pool.probe is None
-            or (self._task is not None and self._task.running)
-            or (self._thread is not None and self._thread.running)
+        """Whether probes run and the source is followed, or there is neither."""
+        return (self.pool.probe is None and self.pool.supply is None) or (
+            self._probing is not None and self._probing.running
         )
 
     def join(self) -> None:
         """Somebody uses the pool in this event loop until `part`: probes run here, unless they do elsewhere."""
         self._users += 1
         if not self.probing:
-            self._task = BackgroundTask(self._probe_forever(), self._prober_name)
+            self._begin().begin_here()
 
     async def part(self) -> None:
         """The last one who leaves ends the probes."""
@@ -158,29 +155,23 @@ class Fleet:
     def probe_in_a_thread(self) -> None:
         """Probe from now on, for those who never join: until `stop_probing`, or the end of the process."""
         if not self.probing:
-            if self._thread is None:
-                self._thread = BackgroundThread(self._probe_forever(), self._prober_name)
-            self._thread.start()
+            self._begin().begin()
 
     async def wait_until_ready(self, within: float | None) -> None:
-        """Return when every backend has its first probe result."""
+        """Return when the pool knows its backends, and everybody has a first probe result."""
         self.probe_in_a_thread()
         await wait_until_ready(self.pool, within)
 
     async def stop_probing(self) -> None:
         """No more probes, until somebody needs them again."""
-        task, self._task = self._task, None
-        if task is not None:
-            await task.stop()
-        if self._thread is not None:
-            await self._thread.astop()
+        probing, self._probing = self._probing, None
+        if probing is not None:
+            await probing.end()
 
-    def _probe_forever(self) -> Callable[[], Coroutine[Any, Any, None]]:
-        return partial(probe_pool, self.pool, NetworkProbe(self.pool.connect, self.ssl_context))
-
-    @property
-    def _prober_name(self) -> str:
-        return f"lbclient: probes of pool {self.pool.name!r}"
+    def _begin(self) -> Probing:
+        if self._probing is None:  # made when needed: it holds on to the pool
+            self._probing = Probing(self.pool, None, OneContext(self.pool.connect))
+        return self._probing
 
 
 _fleets: weakref.WeakKeyDictionary[Pool, Fleet] = weakref.WeakKeyDictionary()

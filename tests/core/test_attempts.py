@@ -542,6 +542,7 @@ def test_large_pools_tell_the_number_of_candidates_instead_of_their_loads() -> N
         (Outcome(Ending.CANCELLED), "cancelled"),
         (Outcome(Ending.BROKEN, error="ReadError: reset"), "reset (ReadError: reset)"),
         (Outcome(status=204), "204"),
+        (Outcome(), "connected"),
     ],
 )
 def test_an_outcome_is_told_in_a_few_words(outcome: Outcome, words: str) -> None:

@@ -21,6 +21,7 @@ from tenacity import stop_after_attempt
 from lbclient import Backend, Connect, KeyAffinity, PassiveHealth, Pool, Retry, TcpProbe
 from lbclient.core.errors import DrainTimeout
 from lbclient.core.errors import NoBackendAvailable as CoreNoBackendAvailable
+from lbclient.core.source import Source
 from lbclient.l4 import (
     CutOff,
     NoBackendAvailable,
@@ -588,7 +589,34 @@ async def test_a_swap_flips_the_set_and_drains_the_old_one(raw_server: MakeRawSe
     assert await close(pool) == 0
 
 
-# Probes
+# Probes and sources
+
+
+async def test_a_pool_that_does_not_know_its_backends_yet_is_waited_for(raw_server: MakeRawServer) -> None:
+    url = tcp(raw_server(named(b"me")))
+    ready = threading.Event()
+
+    class Slow(Source):
+        async def watch(self) -> AsyncGenerator[list[str]]:
+            await anyio.to_thread.run_sync(ready.wait, abandon_on_cancel=True)
+            yield [url]
+
+    pool = Pool(Slow())
+    try:
+        with pytest.raises(NoBackendAvailable, match="no set from Slow yet"):
+            await connect(pool, timeout=0.05)
+        async with anyio.create_task_group() as group:
+
+            async def use() -> None:
+                async with await connect(pool) as stream:
+                    assert await stream.receive() == b"me\n"
+
+            group.start_soon(use)
+            await anyio.wait_all_tasks_blocked()
+            ready.set()
+    finally:
+        ready.set()
+        await close(pool)
 
 
 async def test_probes_run_in_the_block_and_keep_away_from_who_fails(raw_server: MakeRawServer) -> None:

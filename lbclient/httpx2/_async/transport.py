@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import httpx2
 
+from lbclient._async.deploy import drain, swap
 from lbclient._async.readiness import wait_until_ready
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
@@ -23,7 +24,6 @@ from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
 from lbclient.core.source import Source
-from lbclient.httpx2._async.deploy import drain, swap
 from lbclient.httpx2._async.errors import DeadlineExceeded
 from lbclient.httpx2._async.exchange import Exchange
 from lbclient.httpx2._async.inner import Inner

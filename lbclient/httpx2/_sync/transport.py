@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 
 from lbclient._sync import blocking as anyio
+from lbclient._sync.deploy import drain, swap
 from lbclient._sync.readiness import wait_until_ready
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
@@ -24,7 +25,6 @@ from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
 from lbclient.core.source import Source
 from lbclient.httpx2._async.errors import DeadlineExceeded
-from lbclient.httpx2._sync.deploy import drain, swap
 from lbclient.httpx2._sync.exchange import Exchange
 from lbclient.httpx2._sync.inner import Inner
 from lbclient.httpx2._sync.pool_io import PoolIO
