@@ -34,7 +34,7 @@ class ClientContext:
         ValueError, TypeError: `deadline` is not a number, or negative.
 
     Attributes:
-        set_cookies: `set-cookie` headers for the end client.
+        set_cookies: `set-cookie` headers for the end client, by the name of the cookie.
     """
 
     __slots__ = ("_cookies", "_until", "affinity_cookies", "client_ip", "set_cookies")
@@ -51,9 +51,9 @@ class ClientContext:
         self._until = math.inf
         if deadline is not None:
             self._until = time.monotonic() + check_number("deadline", deadline, at_least=0)
-        self._cookies = cookies
+        self._cookies = list(cookies)
         self.affinity_cookies = tuple(affinity_cookies)
-        self.set_cookies: list[Header] = []
+        self.set_cookies: dict[bytes, Header] = {}
 
     def __repr__(self) -> str:
         until = "" if self._until == math.inf else f", {self.left():.3g} s left"
@@ -92,6 +92,15 @@ class ClientContext:
         for name in self.affinity_cookies:
             own = without_cookie(own, name)
         return [*own, *self._cookies]
+
+    def keep(self, set_cookies: Iterable[Header]) -> None:
+        """Remember what a response ties the end client to: for itself, and for what else is asked on its behalf."""
+        for header in set_cookies:
+            pair = header[1].partition(b";")[0]
+            name = pair.partition(b"=")[0]
+            self.set_cookies[name] = header
+            self._cookies = without_cookie(self._cookies, name.decode("ascii"))
+            self._cookies.append((b"cookie", pair))
 
 
 CLIENT: ContextVar[ClientContext | None] = ContextVar("lbclient_client", default=None)

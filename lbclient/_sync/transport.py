@@ -71,6 +71,11 @@ class BalancedTransport(httpx.BaseTransport):
         return f"<BalancedTransport {pools}{', closed' if self._closed else ''}>"
 
     @property
+    def router(self) -> Router:
+        """Which pool serves which request; for a pool, a router whose default it is."""
+        return self._router
+
+    @property
     def pools(self) -> Mapping[str, Pool]:
         """The pools by name."""
         return {name: io.pool for name, io in self._ios.items()}
@@ -218,7 +223,7 @@ class BalancedTransport(httpx.BaseTransport):
         if routed.set_cookie is not None or plan.pool.affinity is not None:
             new = [each for each in (routed.set_cookie, plan.answer(answer.headers)) if each is not None]
             if client is not None and client.affinity_cookies:
-                client.set_cookies += new
+                client.keep(new)
             else:
                 answer.headers = [*answer.headers, *new]
         stream = exchange.stream(ticket, answer)

@@ -1,6 +1,14 @@
 """lbclient in ASGI: a reverse proxy to mount, middleware, and the end client as outgoing requests see it."""
 
+from lbclient.asgi.client_context import ClientContextMiddleware
+from lbclient.asgi.middleware import BalancerMiddleware
 from lbclient.asgi.proxy import ReverseProxy
 from lbclient.asgi.rate_limiting import RateLimit, RateLimitMiddleware
 
-__all__ = ["RateLimit", "RateLimitMiddleware", "ReverseProxy"]
+__all__ = [
+    "BalancerMiddleware",
+    "ClientContextMiddleware",
+    "RateLimit",
+    "RateLimitMiddleware",
+    "ReverseProxy",
+]

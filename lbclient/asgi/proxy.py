@@ -46,6 +46,7 @@ class ReverseProxy:
         max_message: Bytes of a message that a backend sends over a WebSocket.
         ping_interval: Seconds between pings to a WebSocket's backend; None for none.
         ping_timeout: Seconds that it may take to answer one.
+        strip_root_path: Backends get the path that is below the one the app is mounted at.
         pool_options: Arguments of `AsyncBalancedTransport` and of `Pool`, when `target` is a list.
 
     Raises:
@@ -70,9 +71,10 @@ class ReverseProxy:
         max_message: int = 16 * 1024 * 1024,
         ping_interval: float | None = 20.0,
         ping_timeout: float = 20.0,
+        strip_root_path: bool = True,
         **pool_options: Any,
     ) -> None:
-        self._settings = Settings(
+        self.settings = Settings(
             trusted=trusted,
             client_from=client_from,
             forwarded=forwarded,
@@ -89,7 +91,7 @@ class ReverseProxy:
         )
         if preserve_host is not None:
             pool_options["preserve_host"] = preserve_host
-        self._strip_root_path = True
+        self._strip_root_path = strip_root_path
         self._owns_transport = not isinstance(target, AsyncBalancedTransport)
         if isinstance(target, AsyncBalancedTransport):
             if pool_options:
@@ -109,11 +111,11 @@ class ReverseProxy:
         if kind == "lifespan":
             await self._lifespan(receive, send)
         elif kind == "http":
-            await exchange(self.transport, self._settings, self._strip_root_path, scope, receive, send)
+            await exchange(self.transport, self.settings, self._strip_root_path, scope, receive, send)
         elif kind == "websocket":
             from lbclient.asgi.websocket import relay  # wsproto is an extra
 
-            await relay(self.transport, self._settings, self._strip_root_path, scope, receive, send)
+            await relay(self.transport, self.settings, self._strip_root_path, scope, receive, send)
         else:
             raise ValueError(f"a scope of type {kind!r}; this is an app for http, websocket and lifespan")
 

@@ -191,6 +191,10 @@ class Router:
             return routed if routed.strip == self._strip else routed._replace(strip=self._strip)
         return found
 
+    def takes(self, facts: Facts) -> bool:
+        """Whether there is somebody for a request: a route, or the default."""
+        return self.default is not None or any(route.matches(facts) for route in self.routes)
+
     def _answer(self, target: Pool | Split) -> Routed | Split:
         return target if isinstance(target, Split) else self._by_name[target.name]
 

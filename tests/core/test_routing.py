@@ -645,3 +645,10 @@ def test_a_route_is_a_value() -> None:
         route.path = "/b"  # type: ignore[misc]
     with pytest.raises(TypeError):
         route.headers["x-b"] = "2"  # type: ignore[index]
+
+
+def test_a_router_says_whether_there_is_somebody_for_a_request() -> None:
+    router = Router([Route(path="/a/*", to=API), Route(host="b", to=STATIC)])
+    asked = [Facts(target=b"/a/1"), Facts(host="b"), Facts()]
+    assert [router.takes(facts) for facts in asked] == [True, True, False]
+    assert Router([Route(path="/a", to=API)], default=STATIC).takes(Facts())
