@@ -224,6 +224,11 @@ class Membership:
         """The backends that are not disabled, in declared order."""
         return tuple(s.backend for s in self._states.values() if s.health.admin is not Admin.DISABLED)
 
+    def is_half_down(self) -> bool:
+        """Whether half of those that are meant to serve fail their probes or are ejected, or more."""
+        health = [state.health for state in self._states.values() if state.health.admin is Admin.ACTIVE]
+        return bool(health) and 2 * sum(each.fit for each in health) <= len(health)
+
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called after every change, from whatever thread made it; returns what undoes it."""
         return self._news.subscribe(callback)

@@ -53,6 +53,9 @@ class Source(ABC):
         """
         ...  # pragma: no cover - abstract
 
+    def doubt(self) -> None:  # noqa: B027  # most have no use for it
+        """Half of the backends seem to be down: a source that polls may want to ask at once. From any thread."""
+
     def __str__(self) -> str:
         return type(self).__name__
 

@@ -6,6 +6,7 @@ pool = Pool(Subset(Filter(File("backends.yaml"), zone="a"), size=20))
 from lbclient.core.source import Source, Trouble
 from lbclient.core.status import SourceStatus
 from lbclient.discovery.debounce import Debounce
+from lbclient.discovery.dns import Dns
 from lbclient.discovery.file import File
 from lbclient.discovery.filter import Filter
 from lbclient.discovery.minimum import MinimumSize
@@ -14,6 +15,7 @@ from lbclient.discovery.subset import Subset
 
 __all__ = [
     "Debounce",
+    "Dns",
     "File",
     "Filter",
     "MinimumSize",

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from lbclient.core.pool import Pool
-from lbclient.core.source import Trouble
+from lbclient.core.source import Source, Trouble
 from lbclient.discovery.watching import watching
 
 logger = logging.getLogger("lbclient")
@@ -43,6 +43,19 @@ async def follow(pool: Pool) -> None:
     if pool.supply is None:
         return
     source = pool.supply.source
+
+    def look() -> None:
+        if pool.is_half_down():
+            source.doubt()
+
+    unsubscribe = pool.subscribe(look)
+    try:
+        await _follow(pool, source)
+    finally:
+        unsubscribe()
+
+
+async def _follow(pool: Pool, source: Source) -> None:
     failures = 0
     while True:
         sets = 0

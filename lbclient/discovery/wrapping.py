@@ -30,6 +30,10 @@ class Wrapping(Source):
     def __str__(self) -> str:
         return str(self.source)
 
+    def doubt(self) -> None:
+        """See `Source`."""
+        self.source.doubt()
+
 
 class Sieve(Wrapping):
     """Makes of each set another one."""

@@ -278,3 +278,21 @@ def test_a_fleet_of_hundreds_does_not_flood_the_log(caplog: pytest.LogCaptureFix
         pool.receive([f"http://10.0.0.{number}" for number in range(200)])
     assert "'and 180 more'" in caplog.text
     assert len(caplog.text) < 2000
+
+
+# Doubts
+
+
+def test_a_pool_is_half_down_when_half_of_those_meant_to_serve_are() -> None:
+    pool, _ = make()
+    assert not pool.is_half_down()
+    pool.receive([A, B, C, drained("http://d:1")])
+    assert not pool.is_half_down()
+    eject(pool, A)
+    assert not pool.is_half_down()
+    pool.report_probe(B, False)
+    assert pool.is_half_down()
+
+
+def test_a_source_that_does_not_care_is_not_asked_again() -> None:
+    Registry().doubt()
