@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from lbclient._async.transport import AsyncBalancedTransport
-from lbclient.asgi.framing import Framing, check_method, framing_of
+from lbclient.asgi.framing import Framing, check_head, check_method, framing_of
 from lbclient.asgi.inbound import Inbound
 from lbclient.asgi.incoming import Incoming, too_large
 from lbclient.asgi.refusals import ClientGone, refusal_of, retry_after
@@ -52,6 +52,7 @@ async def exchange(
 
     try:
         check_method(scope["method"])
+        check_head(scope)
         framing = framing_of(scope)
         if (
             scope["method"] == "OPTIONS" and scope.get("raw_path") == b"*"

@@ -8,17 +8,26 @@ smuggling lives on.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from lbclient.asgi.refusals import Refusal, bad_request
 from lbclient.asgi.types import Scope
+from lbclient.core.facts import Header
 
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")  # visible, and no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::([0-9]{1,5})?)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _MOST_DIGITS = 18
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CONTROLS = bytes(c for c in range(0x20) if c != 0x09) + b"\x7f"
+_VERSIONS = frozenset({"1.0", "1.1", "2", "3"})
+
+MOST_FIELDS = 1000
+MOST_TARGET = 32 * 1024  # bytes
+MOST_BYTES = 64 * 1024  # of names and values
 _ALLOW = (b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 
 
@@ -83,6 +92,24 @@ def framing_of(scope: Scope) -> Framing:
     return NO_BODY if is_http1(scope) else Framing()
 
 
+def check_head(scope: Scope) -> None:
+    """That a request's version and headers are such that everybody reads them alike.
+
+    Raises:
+        Refusal: They are not, or there is too much of them.
+    """
+    if scope.get("http_version", "1.1") not in _VERSIONS:
+        raise Refusal(505, "a version of HTTP that does not exist", close=True)
+    headers: Sequence[Header] = scope["headers"]
+    size = 0
+    for name, value in headers:
+        if not name or name.translate(None, _TOKEN) or len(value.translate(None, _CONTROLS)) != len(value):
+            raise bad_request("a header with an illegal character")
+        size += len(name) + len(value)
+    if size > MOST_BYTES or len(headers) > MOST_FIELDS:
+        raise Refusal(431, "too many headers, or too long", close=True)
+
+
 def check_method(method: str) -> None:
     """That a method is one that can be passed on.
 
@@ -144,6 +171,8 @@ def asked_of(scope: Scope, strip_root_path: bool) -> Asked:
     target = b"%s?%s" % (path, query) if query else path
     if target[:1] != b"/" or not _TARGET.fullmatch(target):
         raise bad_request("an illegal target")
+    if len(target) > MOST_TARGET:
+        raise Refusal(414, "a target that is too long", close=True)
     return Asked(host, target, prefix)
 
 

@@ -18,6 +18,7 @@ from wsproto.utilities import generate_accept_token, generate_nonce
 from lbclient._async.errors import as_httpx
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.backend_socket import BROKE_OFF, BackendSocket
+from lbclient.asgi.framing import check_head
 from lbclient.asgi.inbound import Inbound
 from lbclient.asgi.refusals import ClientGone, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
@@ -57,6 +58,7 @@ async def relay(
     await receive()  # "websocket.connect"
     relaying: _Relay | None = None
     try:
+        check_head(scope)
         relaying = _Relay(transport, Inbound(scope, settings, strip_root_path), receive, send)
         context = CLIENT.get()
         with on_behalf_of(None if context is None else context.deadline_only()):

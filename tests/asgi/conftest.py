@@ -1,12 +1,13 @@
 """Fixtures of the ASGI tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
 
 from lbclient.asgi.types import App
 from tests.asgi.hosting import Host
+from tests.servers import Connection, Kind, RawServer, Server, start
 
 
 class Serve(Protocol):
@@ -27,3 +28,51 @@ def serve() -> Iterator[Serve]:
     yield serve_one
     for host in hosts:
         host.stop()
+
+
+def answer_or_not(connection: Connection) -> None:
+    """A backend that breaks off in the middle of /raw/broken, is silent for /raw/silent, and answers all else."""
+    while (request := connection.read_request()) is not None:
+        if b"/raw/broken" in request:
+            connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+            return
+        if b"/raw/silent" in request:
+            connection.wait_for_client_close(20)
+            return
+        connection.respond()
+
+
+class Hosted:
+    """A proxy in a process of its own: to a shared server, and to a raw one below /raw."""
+
+    def __init__(self, kind: Kind, backend: Server) -> None:
+        self.backend = backend
+        self.raw = RawServer(answer_or_not)
+        self.server = start(
+            kind, app="tests.asgi.apps:proxy", env={"BACKENDS": backend.url, "RAW": self.raw.url}
+        )
+        self.port, self.url = self.server.port, self.server.url
+
+    def close(self) -> None:
+        self.server.close()
+        self.raw.stop()
+
+
+@pytest.fixture(scope="session")
+def hosted() -> Iterator[Callable[[Kind], Hosted]]:
+    """The proxy under a kind of server, kept for the whole session."""
+    backend: list[Server] = []
+    running: dict[Kind, Hosted] = {}
+
+    def one(kind: Kind) -> Hosted:
+        if not backend:
+            backend.append(start("uvicorn", name="behind"))
+        if kind not in running:
+            running[kind] = Hosted(kind, backend[0])
+        return running[kind]
+
+    yield one
+    for host in running.values():
+        host.close()
+    for server in backend:
+        server.close()

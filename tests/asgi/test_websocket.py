@@ -16,9 +16,9 @@ from websockets.sync.client import ClientConnection, connect
 from lbclient import CookieAffinity, Pool
 from lbclient.asgi import ReverseProxy
 from lbclient.asgi.types import Receive, Scope, Send
-from tests.asgi.conftest import Serve
+from tests.asgi.conftest import Hosted, Serve
 from tests.asgi.hosting import Host, RawClient
-from tests.conftest import MakeRawServer, SharedServers, StartServer
+from tests.conftest import MakeRawServer, SharedServers
 from tests.servers import ASGI_KINDS, Connection, Kind, free_port
 from tests.servers.raw import Handler
 
@@ -86,11 +86,16 @@ def test_every_implementation_of_uvicorns(serve: Serve, servers: SharedServers, 
 
 
 @pytest.mark.parametrize("kind", ASGI_KINDS)
-def test_every_server(serve: Serve, servers: SharedServers, start_server: StartServer, kind: Kind) -> None:
-    """As a backend, and as the host."""
-    (backend,) = servers(kind, 1)
-    host = start_server(kind, app="tests.asgi.apps:proxy", env={"BACKENDS": backend.url})
-    with connect(f"ws://127.0.0.1:{host.port}/ws", subprotocols=["a", "b"], proxy=None) as socket:  # type: ignore[list-item]
+@pytest.mark.parametrize("place", ["backend", "host"])
+def test_every_server(
+    serve: Serve, servers: SharedServers, hosted: Callable[[Kind], Hosted], kind: Kind, place: str
+) -> None:
+    if place == "backend":
+        (backend,) = servers(kind, 1)
+        port = serve(ReverseProxy([backend.url])).port
+    else:
+        backend, port = hosted(kind).backend, hosted(kind).port
+    with connect(f"ws://127.0.0.1:{port}/ws", subprotocols=["a", "b"], proxy=None) as socket:  # type: ignore[list-item]
         assert socket.subprotocol == "a"
         for message in ("name", "text", b"bytes" * 1000):
             socket.send(message)
