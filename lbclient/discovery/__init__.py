@@ -7,6 +7,7 @@ from lbclient.core.source import Source, Trouble
 from lbclient.core.status import SourceStatus
 from lbclient.discovery.debounce import Debounce
 from lbclient.discovery.dns import Dns
+from lbclient.discovery.etcd import Etcd
 from lbclient.discovery.file import File
 from lbclient.discovery.filter import Filter
 from lbclient.discovery.minimum import MinimumSize
@@ -16,6 +17,7 @@ from lbclient.discovery.subset import Subset
 __all__ = [
     "Debounce",
     "Dns",
+    "Etcd",
     "File",
     "Filter",
     "MinimumSize",

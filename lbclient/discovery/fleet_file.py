@@ -16,26 +16,18 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from itertools import chain, repeat
 from pathlib import PurePath
 from typing import Any, TypeAlias, cast
 
 from lbclient.core.backend import Backend
+from lbclient.discovery.entry import backend_of
 
 Lines: TypeAlias = Sequence[int]
 """Of the entries, in order; 1 is the first line."""
 
 KEY = "backends"
-ENTRY = tuple(field.name for field in fields(Backend) if field.init)
 _SPACE = re.compile(r"[ \t\n\r]*")
-KINDS = {
-    "draining": bool,
-    "host": str,
-    "metadata": dict,
-    "uds": str,
-    "zone": str,
-}  # the rest Backend checks itself
 FORMATS = {".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
 
@@ -84,7 +76,10 @@ def parse(text: str, kind: str, name: str) -> tuple[Backend, ...]:
     backends: list[Backend] = []
     line_of: dict[str, int] = {}
     for entry, line in zip(cast("list[object]", entries), chain(lines, repeat(1)), strict=False):
-        backend = _backend(entry, name, line)
+        try:
+            backend = backend_of(entry)
+        except ValueError as exc:
+            raise FleetFileError(name, line, str(exc)) from exc
         if backend.url in line_of:
             first = line_of[backend.url]
             raise FleetFileError(
@@ -93,25 +88,6 @@ def parse(text: str, kind: str, name: str) -> tuple[Backend, ...]:
         line_of[backend.url] = line
         backends.append(backend)
     return tuple(backends)
-
-
-def _backend(entry: object, name: str, line: int) -> Backend:
-    arguments: dict[str, Any] = {"url": entry}
-    if isinstance(entry, Mapping):
-        arguments = {**cast("Mapping[str, object]", entry)}
-        unknown = [key for key in arguments if key not in ENTRY]
-        if unknown:
-            raise FleetFileError(name, line, f"there is no {unknown[0]!r}; allowed are {', '.join(ENTRY)}")
-        if "url" not in arguments:
-            raise FleetFileError(name, line, "url is missing; write it like 'http://10.0.0.5:8080'")
-        for key, kind in KINDS.items():
-            value = arguments.get(key)
-            if value is not None and not isinstance(value, kind):
-                raise FleetFileError(name, line, f"{key} is {value!r}; write a {kind.__name__}")
-    try:
-        return Backend(arguments.pop("url"), **arguments)
-    except (TypeError, ValueError) as exc:
-        raise FleetFileError(name, line, str(exc)) from exc
 
 
 # Each reads the document, and finds the lines of its entries

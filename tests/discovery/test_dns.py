@@ -21,6 +21,15 @@ from tests.servers.named import named as named
 MANY = [f"127.0.1.{number}" for number in range(1, 101)]
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Most here is about what is heard; `BOTH` are the tests that are about how."""
+    return "asyncio"
+
+
+BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+
+
 def of(named: Named, name: str = "api", port: int | None = 8080, **options: Any) -> Dns:
     return Dns(f"{name}.{ZONE}", port, nameservers=[f"127.0.0.1:{named.port}"], **options)
 
@@ -32,6 +41,7 @@ def http(*addresses: str, port: int = 8080) -> tuple[str, ...]:
 # Addresses
 
 
+@BOTH
 async def test_the_addresses_of_a_name_are_followed(named: Named) -> None:
     named.addresses("api", ["127.0.0.2", "127.0.0.10"])
     async with listening(of(named)) as heard:
@@ -44,6 +54,7 @@ async def test_the_addresses_of_a_name_are_followed(named: Named) -> None:
         print(f"seen {time.monotonic() - changed:.2f} s after the change, at a TTL of {TTL} s")
 
 
+@BOTH
 async def test_a_hundred_addresses_come_over_tcp(named: Named) -> None:
     named.addresses("api", MANY)
     async with listening(of(named)) as heard:
@@ -99,6 +110,7 @@ async def test_search_domains_complete_a_name(named: Named) -> None:
 # SRV
 
 
+@BOTH
 async def test_srv_records_say_ports_priorities_and_weights(named: Named) -> None:
     named.update(
         f"add a.{ZONE} {TTL} A 127.0.0.1",
@@ -170,6 +182,7 @@ async def test_what_is_gone_is_trouble_and_no_set(named: Named) -> None:
     assert all(heard.sets)
 
 
+@BOTH
 async def test_a_name_server_that_is_gone_for_a_while_costs_no_set(named: Named) -> None:
     named.addresses("api", ["127.0.0.1"])
     async with AsyncBalancedTransport(of(named, timeout=0.5)) as transport:
@@ -191,6 +204,7 @@ def _status(pool: Pool) -> Any:
 # Doubts
 
 
+@BOTH
 async def test_when_half_of_the_pool_is_down_it_asks_at_once(named: Named) -> None:
     named.addresses("api", ["127.0.0.1", "127.0.0.2"], ttl=300)
     async with AsyncBalancedTransport(of(named, floor=0.2)) as transport:

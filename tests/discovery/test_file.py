@@ -18,6 +18,16 @@ from tests.discovery.sources import Heard, listening, until
 
 A, B, C = "http://a:1", "http://b:1", "http://c:1"
 
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Most here is about what is heard; `BOTH` are the tests that are about how."""
+    return "asyncio"
+
+
+BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+
+
 YAML = """\
 backends:
   - http://a:1
@@ -199,6 +209,7 @@ async def settle_in(heard: Heard, *urls: str) -> None:
     await anyio.sleep(0.3)  # until the watch is in place
 
 
+@BOTH
 async def test_a_change_is_followed(tmp_path: Path, how: str) -> None:
     path = tmp_path / "fleet.json"
     write(path, A)
@@ -262,6 +273,7 @@ async def test_a_mistake_is_trouble_until_it_is_mended(tmp_path: Path, how: str)
         await until(lambda: heard.last == (B,))
 
 
+@BOTH
 async def test_a_file_may_come_late_and_go(tmp_path: Path, how: str) -> None:
     path = tmp_path / "fleet.json"
     async with listening(quick(path, how)) as heard:
