@@ -134,13 +134,16 @@ class Answer:
 
     def __init__(self) -> None:
         self.body = b""
-        self.done = False
+        self._done = False
 
     def on_body(self, body: bytes) -> None:
         self.body += body
 
     def on_message_complete(self) -> None:
-        self.done = True
+        self._done = True
+
+    def is_whole(self) -> bool:
+        return self._done
 
 
 async def answer_of(reader: asyncio.StreamReader) -> tuple[int, bytes] | None:
@@ -149,12 +152,12 @@ async def answer_of(reader: asyncio.StreamReader) -> tuple[int, bytes] | None:
     parser = httptools.HttpResponseParser(answer)
     try:
         async with asyncio.timeout(ANSWER_WITHIN):
-            while not answer.done:
+            while not answer.is_whole():
                 data = await reader.read(1 if not answer.body and not parser.get_status_code() else 65536)
                 if not data:
                     return (parser.get_status_code(), answer.body) if parser.get_status_code() else None
                 parser.feed_data(data)
-                if answer.done and parser.get_status_code() < 200:
+                if answer.is_whole() and parser.get_status_code() < 200:
                     answer = Answer()
                     parser = httptools.HttpResponseParser(answer)
     except (httptools.HttpParserError, ConnectionError):
