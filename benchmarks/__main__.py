@@ -31,7 +31,7 @@ def main() -> int:
     for loop in ("uvloop", "trio"):
         targets = COMPARED if loop == "uvloop" else "httpx2,lbclient"  # aiohttp is asyncio's
         runs[loop] = ["throughput", "--loop", loop, "--concurrency", "1,50", "--targets", targets]
-    runs |= {"connections": ["connections"], "picks": ["picks"]}
+    runs |= {"connections": ["connections"], "picks": ["picks"], "l4": ["l4"]}
     worst = 0
     for name, (module, *options) in runs.items():
         print(f"\n# {name}", flush=True)

@@ -45,6 +45,14 @@ def test_connections(tmp_path: Path) -> None:
     assert opened["lbclient"] < 0.1
 
 
+def test_l4(tmp_path: Path) -> None:
+    report = run("l4", "--targets", "direct,lbclient,anyio streams", tmp_path=tmp_path)
+    rows = {row["target"]: row for row in report["rows"]}
+    assert set(rows) == {"direct", "lbclient", "anyio streams"}
+    assert all(row["connections"] and row["mib"] and row["exchanges"] for row in rows.values())
+    assert rows["lbclient"]["connection_us"] > 0
+
+
 def test_picture(tmp_path: Path) -> None:
     run("throughput", "--concurrency", "1,2", "--targets", "lbclient", tmp_path=tmp_path)
     picture = tmp_path / "picture.svg"

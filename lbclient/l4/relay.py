@@ -26,12 +26,13 @@ CHUNKS_AT_ONCE = 8  # before the others have their turn
 class _Way:
     """One direction."""
 
-    __slots__ = ("_relay", "_sink", "_source", "ended", "passed", "waiting")
+    __slots__ = ("_reading", "_relay", "_sink", "_source", "_writing", "ended", "passed", "waiting")
 
     def __init__(self, relay: Relay, source: socket.socket, sink: socket.socket) -> None:
         self._relay = relay
         self._source = source
         self._sink = sink
+        self._reading = self._writing = False  # what is waited for; closing is cheaper for whoever knows
         self.waiting = b""  # what was read and is not written yet
         self.passed = 0
         self.ended = False
@@ -40,9 +41,26 @@ class _Way:
         """Begin with bytes that were read before."""
         self.waiting = first
         if first:
-            self._relay.readiness.on_writable(self._sink, self.flush)
+            self._write()
         else:
-            self._relay.readiness.on_readable(self._source, self.pump)
+            self._read()
+
+    def _read(self) -> None:
+        self._reading = True
+        self._relay.readiness.on_readable(self._source, self.pump)
+
+    def _write(self) -> None:
+        self._writing = True
+        self._relay.readiness.on_writable(self._sink, self.flush)
+
+    def stop(self) -> None:
+        """Wait for nothing any more."""
+        if self._reading:
+            self._reading = False
+            self._relay.readiness.off_readable(self._source)
+        if self._writing:
+            self._writing = False
+            self._relay.readiness.off_writable(self._sink)
 
     def pump(self) -> None:
         """There is something to read."""
@@ -69,8 +87,8 @@ class _Way:
             self.passed += sent
             if sent < count:
                 self.waiting = bytes(buffer[sent:count])
-                relay.readiness.off_readable(self._source)
-                relay.readiness.on_writable(self._sink, self.flush)
+                self.stop()
+                self._write()
                 return
             if count < CHUNK_BYTES:
                 return
@@ -88,13 +106,13 @@ class _Way:
         self.passed += sent
         self.waiting = self.waiting[sent:]
         if not self.waiting:
-            relay.readiness.off_writable(self._sink)
-            relay.readiness.on_readable(self._source, self.pump)
+            self.stop()
+            self._read()
 
     def _end(self) -> None:
         relay = self._relay
         self.ended = True
-        relay.readiness.off_readable(self._source)
+        self.stop()
         try:
             self._sink.shutdown(socket.SHUT_WR)
         except OSError as exc:
@@ -240,9 +258,9 @@ class Relay:
             return
         self._open = False
         self._fleet.leave(self._ticket, self)
+        self._up.stop()
+        self._down.stop()
         for end in (self._client, self._backend):
-            self.readiness.off_readable(end)
-            self.readiness.off_writable(end)
             if abort:
                 reset_on_close(end)
             end.close()
