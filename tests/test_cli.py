@@ -154,6 +154,26 @@ def test_the_screen_shows_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(line) <= 120 for picture in drawn for line in picture.splitlines())
 
 
+@pytest.mark.parametrize("height", [14, 18, 24, 60])
+def test_a_long_explanation_is_cut_where_the_screen_ends(height: int) -> None:
+    view = ScreenView(Console(file=io.StringIO(), width=120, height=height, highlight=False))
+    tale = Story([DemoServer("alpha", 0.01), DemoServer("beta", 0.01)], 10, None)
+
+    async def draw() -> str:
+        tale.begin()
+        for number in range(30):
+            tale.tell(f"event {number}", Tone.BAD)
+        tale.shown = (ORDINARY, "\n".join(f"line {number}" for number in range(30)))
+        with view.console.capture() as capture:
+            view.console.print(view.draw(tale))
+        return capture.get()
+
+    drawn = anyio.run(draw)
+    assert len(drawn.splitlines()) == height
+    assert "event 29" in drawn
+    assert ("line 29" in drawn) == (height == 60)
+
+
 def test_a_narrow_screen_keeps_every_column() -> None:
     view = ScreenView(Console(file=io.StringIO(), width=80, height=24))
     tale = Story([DemoServer("alpha", 0.01), DemoServer("beta", 0.01)], 10, None)

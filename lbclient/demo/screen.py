@@ -19,6 +19,7 @@ from lbclient.demo.summary import summary
 _COLOURS = ("cyan", "magenta", "yellow")
 _TONES = {Tone.ACT: "bold", Tone.BAD: "red", Tone.GOOD: "green"}
 _BAR = 12
+LEAST_EVENTS = 2
 _WIDE = 100  # columns from which there is room for more
 
 
@@ -73,17 +74,22 @@ class ScreenView:
             _backends(story, width),
             Text(),
         ]
+        left = height - self._rows(above) - 1 - LEAST_EVENTS  # one for the headline of the events
         below: list[RenderableType] = []
-        if lines:
+        if lines and left > 2:
+            if len(lines) > left - 2:
+                lines[left - 3 :] = ["  ..."]
             below = [
                 Text(),
                 Text(f"{kind}, explained", style="bold"),
                 *(Text(line, style="dim") for line in lines),
             ]
-        taken = sum(len(self.console.render_lines(part)) for part in [*above, *below])
-        room = max(2, height - taken - 1)
+        room = max(LEAST_EVENTS, LEAST_EVENTS + left - self._rows(below))
         events = [_event(event) for event in story.events[-room:]]
         return Group(*above, Text("What happened", style="bold"), *events, *below)
+
+    def _rows(self, parts: list[RenderableType]) -> int:
+        return sum(len(self.console.render_lines(part)) for part in parts)
 
 
 def _wrapped(line: str, width: int) -> list[str]:
