@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-
 from lbclient.core.backend import Backend
 from lbclient.core.probes import HttpProbe, Probe
 
@@ -32,9 +29,7 @@ def headers_of(seen: Backend, probe: HttpProbe) -> list[tuple[str, str]]:
     return [pair for pair in ours if pair[0].lower() not in replaced] + list(probe.header_pairs)
 
 
-@functools.cache
 def _user_agent() -> str:
-    try:
-        return f"lbclient-probe/{importlib.metadata.version('lbclient')}"
-    except importlib.metadata.PackageNotFoundError:  # copied into another project, not installed
-        return "lbclient-probe"
+    from lbclient import __version__  # not above: lbclient imports this module
+
+    return f"lbclient-probe/{__version__}"

@@ -20,7 +20,7 @@ import pytest
 import trio
 import trio.testing
 
-from lbclient._async import probe_request, prober
+from lbclient._async import prober
 from lbclient._async.background import BackgroundTask, BackgroundThread
 from lbclient._async.prober import Ask, InnerProbe, NetworkProbe, probe_pool
 from lbclient._async.readiness import wait_until_ready
@@ -683,14 +683,6 @@ async def test_a_tcp_probe_connects_whatever_the_inner_transport(raw_server: Mak
     transport = httpx.MockTransport(lambda _: httpx.Response(200))
     assert await ask_inner(transport, server.url, TcpProbe()) is None
     assert server.wait_until(lambda s: s.accepted == 1)
-
-
-def test_a_copy_without_metadata_has_a_user_agent_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: str) -> str:
-        raise importlib.metadata.PackageNotFoundError
-
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert probe_request._user_agent.__wrapped__() == "lbclient-probe"
 
 
 # All of it
