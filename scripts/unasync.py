@@ -77,6 +77,7 @@ FLAVOURS = {
 }  # sync? httpx2?
 TESTED = {
     "transport/test_deploy": tuple(FLAVOURS),
+    "transport/test_reroute": tuple(FLAVOURS),
     "transport/test_retries": tuple(FLAVOURS),
     "transport/test_sticky_and_routes": tuple(FLAVOURS),
     "transport/test_transport": tuple(FLAVOURS),

@@ -60,8 +60,10 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
             router = target if isinstance(target, Router) else Router([], default=target)
         else:
             router = Router([], default=Pool(target, **pool_options))
-        self._router = router
-        self._ios = {pool.name: PoolIO(pool, inner) for pool in router.pools}
+        self._inner = inner
+        self._routing = (router, {pool.name: PoolIO(pool, inner) for pool in router.pools})
+        self._left: set[PoolIO] = set()
+        self._entered = False
         self._closed = False
         self._changing: dict[tuple[str, str | None], str] = {}
         self._changing_lock = threading.Lock()
@@ -73,7 +75,11 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
     @property
     def router(self) -> Router:
         """Which pool serves which request; for a pool, a router whose default it is."""
-        return self._router
+        return self._routing[0]
+
+    @property
+    def _ios(self) -> Mapping[str, PoolIO]:
+        return self._routing[1]
 
     @property
     def pools(self) -> Mapping[str, Pool]:
@@ -157,6 +163,38 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
         with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
             return await swap(io, backends, when_healthy_within, grace, guard)
 
+    async def reroute(self, target: Pool | Router) -> LeftPools:
+        """Route by other rules from now on. What is under way goes on as it began.
+
+        Pools that are in both (the same objects) keep their connections and their probes.
+
+        Args:
+            target: Who serves requests now.
+
+        Returns:
+            The pools that left. They are not probed any more. Their connections are open until it is closed, which cuts
+            off those in use: do so when the requests that began before have ended.
+
+        Raises:
+            TypeError: `target` is no pool and no router.
+        """
+        self._check_open()
+        if not isinstance(target, (Pool, Router)):
+            raise TypeError(f"target is {target!r}; write a Pool or a Router")
+        router = target if isinstance(target, Router) else Router([], default=target)
+        before = self._ios
+        known = {io.pool: io for io in before.values()}
+        ios = {pool.name: known.get(pool) or PoolIO(pool, self._inner) for pool in router.pools}
+        self._routing = (router, ios)  # one assignment: a request sees the old routes or the new ones
+        left = [io for io in before.values() if io.pool not in router.pools]
+        if self._entered:
+            for io in ios.values():
+                io.probing.begin_here()
+        self._left.update(left)
+        for io in left:
+            await io.probing.end()
+        return LeftPools(left, self._left)
+
     def _io_of(self, url: str | None, pool: str | None) -> PoolIO:
         """The pool of that name, or the only one there is, or the only one that has the backend."""
         self._check_open()
@@ -209,8 +247,9 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
         except core_errors.DeadlineExceeded as exc:
             raise DeadlineExceeded(str(exc), request=request) from None
         now = time()
-        routed = self._router.route(facts, now)
-        io = self._ios[routed.pool.name]
+        router, ios = self._routing
+        routed = router.route(facts, now)
+        io = ios[routed.pool.name]
         if not io.probing.running:
             io.probing.begin()
         # Before the pick: from there to `engine.send` nothing may come in between.
@@ -240,6 +279,7 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
 
     async def __aenter__(self) -> AsyncBalancedTransport:
         self._check_open()
+        self._entered = True
         for io in self._ios.values():
             io.probing.begin_here()
         return self
@@ -256,8 +296,31 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
         """Stop probing and close every connection, also those in use. A closed transport refuses requests."""
         if not self._closed:
             self._closed = True
-            for io in self._ios.values():
+            for io in (*self._ios.values(), *self._left):
                 await io.aclose()
+            self._left.clear()
+
+
+class LeftPools:
+    """Pools that a transport does not route to any more.
+
+    Args:
+        ios: Their connections.
+        known: Those of all pools that left the transport, and are not closed yet.
+    """
+
+    def __init__(self, ios: list[PoolIO], known: set[PoolIO]) -> None:
+        self._ios = ios
+        self._known = known
+
+    def __repr__(self) -> str:
+        return f"<LeftPools {', '.join(repr(io.pool.name) for io in self._ios)}>"
+
+    async def aclose(self) -> None:
+        """Close their connections, also those in use."""
+        for io in self._ios:
+            await io.aclose()
+            self._known.discard(io)
 
 
 class _RequestFacts(Facts):
