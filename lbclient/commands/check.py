@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigurationError as exc:
         print(exc, file=sys.stderr)
         return 1
-    backends = sum(len(pool.backends) for pool in configuration.pools.values())
+    backends = sum(len(pool.backends or ()) for pool in configuration.pools.values())
     counts = (
         (len(configuration.listeners) + len(configuration.l4), "listener"),
         (len(configuration.routes), "route"),

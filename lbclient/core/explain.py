@@ -76,6 +76,11 @@ class Record:
         return None if last is None else last[0].state.url
 
     @property
+    def tried(self) -> int:
+        """How many attempts were made."""
+        return len(self._plan.log)
+
+    @property
     def seed(self) -> int | None:
         """The seed of the pool's random numbers; None when the caller brought its own."""
         return self._plan.pool.seed

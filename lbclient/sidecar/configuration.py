@@ -16,6 +16,7 @@ from lbclient.sidecar.document import ConfigurationError, Document, Key, Problem
 from lbclient.sidecar.listeners import Address, Bind, L4Section, ListenerSection
 from lbclient.sidecar.pools import PoolSection
 from lbclient.sidecar.problems import in_words, problems_of
+from lbclient.sidecar.proxying import ProxySection, RateLimitsSection
 from lbclient.sidecar.section import Built, Off, Seconds, SecretText, Section, home_of
 
 
@@ -182,6 +183,10 @@ class Configuration(Section):
     """Tried in order; the first whose conditions all hold decides."""
     default: str | None = None
     """The pool or split that serves what no route takes. With a single pool and no routes: that pool."""
+    proxy: ProxySection = ProxySection()
+    """How requests are passed on."""
+    rate_limits: Annotated[RateLimitsSection | None, Off] = None
+    """How often clients may ask."""
     admin: Annotated[AdminSection | None, Off] = AdminSection()
     """Where operators look, and act; off for nowhere."""
     access_log: Annotated[AccessLogSection | None, Off] = AccessLogSection()
@@ -284,10 +289,15 @@ def _loose_ends(configuration: Configuration) -> Iterator[_Finding]:
         yield ("listeners",), "there is nobody to route to; write routes, or a default"
     if not configuration.listeners and not configuration.l4:
         yield (), "nothing is listened to; write listeners, like ['127.0.0.1:8080'], or l4"
+    limits = [] if configuration.rate_limits is None else configuration.rate_limits.limits
+    for at, limit in enumerate(limits):
+        if limit.name in (other.name for other in limits[:at]):
+            yield ("rate_limits", "limits", at, "name"), f"is {limit.name!r} again; give each limit a name"
     seen: dict[str, str] = {}
     for place, bind in _binds(configuration):
-        before = seen.setdefault(str(bind), in_words(place))
-        if before != in_words(place) and not (bind.kind == "tcp" and bind.port == 0):
+        anything = bind.kind == "tcp" and not bind.port  # of each kind of listener one may take any port
+        before = seen.setdefault(f"{place[0]} {bind}" if anything else str(bind), in_words(place))
+        if before != in_words(place):
             yield (*place, "bind"), f"is '{bind}', which {before} listens to already"
 
 

@@ -22,6 +22,7 @@ from lbclient.core.hedging import Hedge
 from lbclient.core.pool import Pool
 from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.retry import Retry
+from lbclient.core.source import Source
 from lbclient.sidecar.section import (
     Built,
     CertificateSection,
@@ -35,6 +36,7 @@ from lbclient.sidecar.section import (
     Status,
     short_form,
 )
+from lbclient.sidecar.sources import DiscoverySection
 
 
 class BackendSection(Built):
@@ -54,6 +56,8 @@ class BackendSection(Built):
     """Replaces the Host header and the TLS server name that it sees."""
     uds: str | None = None
     """The path of a Unix socket to connect to instead of the URL's host and port."""
+    draining: bool = False
+    """Whether it is about to leave: it takes no new picks, and serves only clients that are tied to it."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """Anything; shown in the status."""
 
@@ -358,8 +362,12 @@ class ConnectSection(Built):
 class PoolSection(Built):
     """A set of backends with one algorithm and one set of policies."""
 
-    backends: Annotated[list[BackendSection], Field(min_length=1)]
+    backends: Annotated[list[BackendSection], Field(min_length=1)] | None = None
     """Its members: URLs, or mappings with more."""
+    discovery: DiscoverySection | None = None
+    """Where its members come from, instead of `backends`."""
+    initial: Annotated[list[BackendSection], Field(min_length=1)] | None = None
+    """With `discovery`: who serves until it has said its first set."""
     algorithm: AlgorithmSetting = None
     """How backends are picked."""
     probe: Annotated[ProbeSection | None, Off] = None
@@ -399,7 +407,7 @@ class PoolSection(Built):
         Args:
             default_secret: What signs the cookie of its affinity when the file says nothing of it.
         """
-        options = self.given("backends")
+        options = self.given("backends", "discovery", "initial")
         for name, value in options.items():
             if isinstance(value, AffinitySection):
                 options[name] = value.build(default_secret)
@@ -414,4 +422,20 @@ class PoolSection(Built):
             name: Its name.
             default_secret: See `options`.
         """
-        return Pool([backend.build() for backend in self.backends], name=name, **self.options(default_secret))
+        return Pool(self.members(), name=name, **self.initially(), **self.options(default_secret))
+
+    def members(self) -> list[Backend] | Source:
+        """Who belongs to it, or who says so.
+
+        Raises:
+            ValueError: Neither is written, or both are.
+        """
+        if (self.backends is None) == (self.discovery is None):
+            raise ValueError("write either backends, like ['http://10.0.0.5:8080'], or discovery")
+        if self.discovery is not None:
+            return self.discovery.build()
+        return [backend.build() for backend in self.backends or ()]
+
+    def initially(self) -> dict[str, Any]:
+        """The argument of `Pool` that says who serves until a source has."""
+        return {} if self.initial is None else {"initial": [backend.build() for backend in self.initial]}

@@ -77,7 +77,12 @@ def home_of(info: ValidationInfo) -> Path:
     return Path.cwd() if context is None else cast(Path, context["home"])
 
 
-def _seconds(value: object) -> object:
+def as_seconds(value: object) -> object:
+    """Text such as "500ms" as seconds; anything else as it is.
+
+    Raises:
+        ValueError: It is text, and no duration.
+    """
     if isinstance(value, str):
         match = _DURATION.fullmatch(value.strip())
         if match is None:
@@ -90,7 +95,7 @@ def _seconds(value: object) -> object:
 
 Seconds: TypeAlias = Annotated[
     float,
-    BeforeValidator(_seconds),
+    BeforeValidator(as_seconds),
     WithJsonSchema(
         {
             "anyOf": [

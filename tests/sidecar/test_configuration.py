@@ -32,6 +32,7 @@ from lbclient import (
 )
 from lbclient.algorithms import RingHash
 from lbclient.cli import main
+from lbclient.discovery import Debounce, Dns
 from lbclient.sidecar import pools as sections
 from lbclient.sidecar.configuration import Configuration, SplitSection, read
 from lbclient.sidecar.document import ConfigurationError, Document
@@ -60,7 +61,7 @@ ONE_POOL = "listeners: [':8080']\npools: {api: {backends: ['http://10.0.0.5:80']
         (sections.AffinitySection, CookieAffinity, None),
         (sections.AffinitySection, AppCookieAffinity, None),
         (sections.AffinitySection, KeyAffinity, None),
-        (sections.PoolSection, Pool, {}),
+        (sections.PoolSection, Pool, {"discovery": "backends"}),
         (SplitSection, Split, {}),
     ],
 )
@@ -224,6 +225,36 @@ def test_anchors_and_merge_keys_can_be_used() -> None:
     )
     assert (written.pools["b"].slow_start, written.pools["b"].max_pending) == (5, 3)
     assert written.pools["b"].backends == written.pools["a"].backends
+
+
+def test_a_source_is_made_as_it_is_written(tmp_path: Path) -> None:
+    pool = configuration(
+        """
+        listeners: [':8080']
+        pools:
+          api:
+            initial: [http://10.0.0.1:80]
+            discovery:
+              kind: file
+              path: fleet.yaml
+              interval: 500ms
+              filter: {zone: a}
+              subset: {size: 3, client: me}
+              minimum_size: 2
+              debounce: {quiet: 50ms}
+          names:
+            discovery: {kind: dns, name: shop.example, port: 8080, path: /api}
+        routes: [{path: /names, to: names}]
+        default: api
+        """,
+        tmp_path,
+    ).pools
+    source = pool["api"].members()
+    assert isinstance(source, Debounce)
+    words = str(source)
+    assert f"file {tmp_path}/fleet.yaml" in words
+    assert [backend.url for backend in pool["api"].build().declared] == ["http://10.0.0.1:80"]
+    assert isinstance(pool["names"].members(), Dns)
 
 
 # Secrets

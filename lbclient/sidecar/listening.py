@@ -1,0 +1,243 @@
+"""Listening for clients: a socket that stays for as long as its address is configured, and whoever accepts from it.
+
+When a listener's options or its certificate change, another acceptor takes over on a second descriptor of the same
+socket, so no connection is refused meanwhile. Those that the one before has accepted stay with it until they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from lbclient.asgi.types import App
+from lbclient.sidecar.listeners import Address, ListenerSection
+from lbclient.sidecar.protocol import Protocol
+
+logger = logging.getLogger("lbclient.sidecar")
+
+HANDSHAKE_WITHIN = 10.0  # seconds, for TLS
+LOOK_EVERY = 0.02  # seconds
+
+
+class Listener:
+    """One address, and the connections that came in there.
+
+    Args:
+        section: The address and its options.
+        app: Who serves.
+
+    Raises:
+        OSError: The address cannot be listened to; the message says which.
+    """
+
+    def __init__(self, section: ListenerSection, app: App) -> None:
+        self.section = section
+        self._app = app
+        self._fingerprint = _fingerprint(section)
+        self._socket = _bound(section.bind, section.backlog)
+        self._acceptors: list[_Acceptor] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Listener {self}, {self.connections} connections>"
+
+    def __str__(self) -> str:
+        scheme = "http" if self.section.tls is None else "https"
+        return f"{scheme} on {self.address}"
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; the port is the one it got when any was asked for."""
+        bind = self.section.bind
+        if bind.kind == "tcp":
+            host, port = self._socket.getsockname()[:2]
+            return Address("tcp", host=host, port=port)
+        return bind
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return sum(len(acceptor.state.connections) for acceptor in self._acceptors)
+
+    async def start(self) -> None:
+        """Accept from now on."""
+        self._acceptors.append(await _Acceptor.begin(self.section, self._app, self._socket.dup()))
+
+    async def reconfigure(self, section: ListenerSection) -> bool:
+        """Accept with other options from now on. Whether there was something to do.
+
+        Args:
+            section: Of the same address. When the section is the same, its certificate may be another one.
+        """
+        fingerprint = _fingerprint(section)
+        if (section, fingerprint) == (self.section, self._fingerprint):
+            return False
+        before = self._acceptors[-1]
+        self.section, self._fingerprint = section, fingerprint
+        await self.start()
+        before.stop_accepting()
+        task = asyncio.create_task(self._forget(before))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        return True
+
+    async def _forget(self, acceptor: _Acceptor) -> None:
+        await acceptor.empty()
+        self._acceptors.remove(acceptor)
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; the socket is closed."""
+        for acceptor in self._acceptors:
+            acceptor.stop_accepting()
+        self._socket.close()
+        if self.section.bind.kind == "unix":
+            Path(self.section.bind.path).unlink(missing_ok=True)
+
+    async def finish(self, grace: float) -> int:
+        """End the connections: idle ones at once, the others when what they are doing is done.
+
+        Args:
+            grace: Seconds after which the rest is cut off.
+
+        Returns:
+            How many requests were cut off.
+        """
+        self.stop_accepting()
+        cut = await asyncio.gather(*(acceptor.finish(grace) for acceptor in self._acceptors))
+        for task in self._retiring:
+            task.cancel()
+        return sum(cut)
+
+
+class _Acceptor:
+    """Whoever accepts connections from a socket, with one set of options."""
+
+    def __init__(self, server: asyncio.Server, state: ServerState) -> None:
+        self._server = server
+        self.state = state
+
+    @classmethod
+    async def begin(cls, section: ListenerSection, app: App, listening: socket.socket) -> _Acceptor:
+        config = Config(
+            app,
+            http=Protocol,
+            ws="wsproto",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=section.max_connections,
+            timeout_keep_alive=section.keep_alive,  # type: ignore[arg-type]  # for call_later, which takes fractions
+        )
+        config.load()
+        state = ServerState()
+        loop = asyncio.get_running_loop()
+        context = None if section.tls is None else section.tls.build()
+
+        def connected() -> asyncio.Protocol:
+            return Protocol(config=config, server_state=state, app_state={}, _loop=loop)
+
+        server = await loop.create_server(
+            connected,
+            sock=listening,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else HANDSHAKE_WITHIN,
+            backlog=section.backlog,
+        )
+        return cls(server, state)
+
+    def stop_accepting(self) -> None:
+        self._server.close()
+
+    async def empty(self) -> None:
+        """Wait until the last connection has ended."""
+        while self.state.connections or self.state.tasks:  # noqa: ASYNC110  # uvicorn tells nobody
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def finish(self, grace: float) -> int:
+        for connection in list(self.state.connections):
+            connection.shutdown()
+        try:
+            await asyncio.wait_for(self.empty(), grace)
+        except TimeoutError:
+            tasks = list(self.state.tasks)
+            for task in tasks:
+                task.cancel("the sidecar ends, and the grace period is over")
+            for connection in list(self.state.connections):
+                connection.transport.abort()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return len(tasks)
+        return 0
+
+
+def _fingerprint(section: ListenerSection) -> bytes:
+    """What the certificates of a listener are recognised by."""
+    digest = hashlib.sha256()
+    for path in () if section.tls is None else section.tls.files():
+        digest.update(Path(path).read_bytes())
+    return digest.digest()
+
+
+def _bound(address: Address, backlog: int) -> socket.socket:
+    openers: dict[str, Callable[[Address, int], socket.socket]] = {
+        "tcp": _tcp_socket,
+        "unix": _unix_socket,
+        "fd": _inherited_socket,
+    }
+    try:
+        opened = openers[address.kind](address, backlog)
+    except OSError as exc:
+        raise OSError(exc.errno, f"cannot listen on {address}: {exc.strerror or exc}") from exc
+    opened.setblocking(False)
+    return opened
+
+
+def _tcp_socket(address: Address, backlog: int) -> socket.socket:
+    if not address.host and socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", address.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
+        )
+    family = socket.AF_INET
+    host = address.host
+    if host:
+        found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, host = found[0][0], str(found[0][4][0])
+    return socket.create_server((host, address.port), family=family, backlog=backlog)
+
+
+def _unix_socket(address: Address, backlog: int) -> socket.socket:
+    path = Path(address.path)
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(address.path)
+            except ConnectionRefusedError:
+                path.unlink()  # nobody listens: it was left behind
+    opened = socket.socket(socket.AF_UNIX)
+    try:
+        opened.bind(address.path)
+        path.chmod(0o660)
+        opened.listen(backlog)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _inherited_socket(address: Address, backlog: int) -> socket.socket:
+    opened = socket.socket(fileno=os.dup(address.fd))
+    if not opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        opened.listen(backlog)
+    return opened

@@ -1,0 +1,291 @@
+"""The sidecar as a whole: started, reloaded as often as its file changes, and ended without a broken request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lbclient.sidecar.admin import Watchers, admin_app
+from lbclient.sidecar.configuration import AccessLogSection, Configuration, read
+from lbclient.sidecar.happenings import Happenings
+from lbclient.sidecar.listeners import Address, ListenerSection
+from lbclient.sidecar.listening import LOOK_EVERY, Listener
+from lbclient.sidecar.metrics import registry_of
+from lbclient.sidecar.operations import Operations
+from lbclient.sidecar.requests import AccessLog, Decisions
+from lbclient.sidecar.traffic import Traffic
+
+logger = logging.getLogger("lbclient.sidecar")
+
+
+@dataclass
+class _Opened:
+    """Listeners that have their addresses and do not accept yet."""
+
+    listeners: dict[Address, Listener] = field(default_factory=dict[Address, Listener])
+    admin: Listener | None = None
+
+    def close(self) -> None:
+        for listener in (*self.listeners.values(), *([] if self.admin is None else [self.admin])):
+            listener.stop_accepting()
+
+
+class Sidecar:
+    """One process's worth of load balancing, told what to do by a file.
+
+    Args:
+        path: The configuration.
+        log: Whose level the configuration sets.
+
+    Attributes:
+        traffic: What serves requests.
+        decisions: The newest of them.
+        operations: What operators do.
+        watchers: Who is told of changes.
+        registry: The metrics.
+        happenings: What was logged lately.
+        loaded_at: When the configuration was read that is served, in seconds since 1970.
+        trouble: Why a newer one is not; empty when there is none.
+        reloads: How often another configuration was taken.
+        leaving: Whether it is about to end.
+    """
+
+    def __init__(self, path: Path, log: logging.Handler | None = None) -> None:
+        self.path = path
+        self._log = log
+        self.traffic = Traffic()
+        self.decisions = Decisions()
+        self.happenings = Happenings(self._tell)
+        self.started_at = time.time()
+        self.loaded_at = 0.0
+        self.trouble = ""
+        self.reloads = 0
+        self._listeners: dict[Address, Listener] = {}
+        self._admin: Listener | None = None
+        self._access_log: AccessLog | None = None
+        self._log_section: AccessLogSection | None = None
+        self._reloading = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+        self._leaving = False
+        self._endings: set[asyncio.Task[object]] = set()
+        self._level_before = logging.NOTSET
+        self.watchers = Watchers()
+        self.operations = Operations(self.traffic, self.watchers.tell)
+        self.registry, self._own_metrics, self._pool_metrics = registry_of(self)
+        self._admin_app = admin_app(self)
+
+    def __repr__(self) -> str:
+        return f"<Sidecar {self.path}, {len(self._listeners)} listeners>"
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one that is served."""
+        return self.traffic.generation.configuration
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is about to end."""
+        return self._leaving
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """Where requests come in."""
+        return tuple(self._listeners.values())
+
+    @property
+    def admin(self) -> Listener | None:
+        """Where operators come in."""
+        return self._admin
+
+    def _tell(self) -> None:
+        self.watchers.tell()
+
+    async def start(self) -> None:
+        """Listen and serve from now on.
+
+        Raises:
+            ConfigurationError: The file cannot be served.
+            OSError: An address cannot be listened to.
+        """
+        root = logging.getLogger("lbclient")
+        root.addHandler(self.happenings)
+        self._level_before = root.level
+        try:
+            await self._take(read(self.path))
+        except BaseException:
+            await self.aclose()
+            raise
+        self._watch = asyncio.create_task(self._watch_files())
+
+    async def reload(self) -> bool:
+        """Read the file again and serve by it. Whether that went well; if not, all stays as it is."""
+        async with self._reloading:
+            if self._leaving:
+                return False
+            try:
+                await self._take(await asyncio.to_thread(read, self.path))
+            except (ValueError, OSError) as exc:  # a ConfigurationError is a ValueError
+                self.trouble = str(exc)
+                logger.error("the configuration was not reloaded: %s", exc)  # it says where
+                self._tell()
+                return False
+            self.reloads += 1
+            logger.info("reloaded %s", self.path)
+            return True
+
+    async def _take(self, configuration: Configuration) -> None:
+        opened = self._open_new(configuration)
+        try:
+            access_log = self._open_log(configuration.access_log)
+            await self.traffic.apply(configuration)
+        except BaseException:
+            opened.close()
+            raise
+        self._set_level(logging.getLevelNamesMapping()[configuration.log_level.upper()])
+        self._use_log(access_log, configuration.access_log)
+        await self._listen(configuration, opened)
+        self._pool_metrics.follow()
+        self.loaded_at, self.trouble = time.time(), ""
+        self._tell()
+
+    def _set_level(self, level: int) -> None:
+        if self._log is not None:
+            self._log.setLevel(level)
+        logging.getLogger("lbclient").setLevel(min(level, logging.INFO))  # the dashboard shows what INFO says
+
+    # Listeners
+
+    def _open_new(self, configuration: Configuration) -> _Opened:
+        """Bind what is new, before anything else is done: an address that is taken ends a reload without a trace."""
+        opened = _Opened()
+        try:
+            for section in configuration.listeners:
+                if section.bind not in self._listeners:
+                    opened.listeners[section.bind] = Listener(section, self.traffic)
+            admin = configuration.admin
+            if admin is not None and (self._admin is None or admin.bind != self._admin.section.bind):
+                opened.admin = Listener(ListenerSection(bind=admin.bind), self._admin_app)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    async def _listen(self, configuration: Configuration, opened: _Opened) -> None:
+        wanted = {section.bind: section for section in configuration.listeners}
+        for bind in self._listeners.keys() - wanted.keys():
+            self._end(self._listeners.pop(bind))
+        for bind, section in wanted.items():
+            known = self._listeners.get(bind)
+            if known is None:
+                known = self._listeners[bind] = opened.listeners[bind]
+                await known.start()
+                logger.info("serves %s", known)
+            elif await known.reconfigure(section):
+                logger.info("serves %s with other options, or another certificate", known)
+        if self._admin is not None and (configuration.admin is None or opened.admin is not None):
+            self._end(self._admin)
+            self._admin = None
+        if opened.admin is not None:
+            self._admin = opened.admin
+            await self._admin.start()
+            logger.info("the dashboard is on %s", self._admin.address)
+
+    def _end(self, listener: Listener) -> None:
+        """Let a listener go that is not configured any more; its connections end by themselves."""
+        listener.stop_accepting()
+        task: asyncio.Task[object] = asyncio.create_task(listener.finish(self.configuration.shutdown.grace))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
+    # The access log
+
+    def _open_log(self, section: AccessLogSection | None) -> AccessLog | None:
+        if section == self._log_section:
+            return self._access_log
+        if section is None:
+            return None
+        return AccessLog(section.path, section.format, asyncio.get_running_loop().call_later)
+
+    def _use_log(self, access_log: AccessLog | None, section: AccessLogSection | None) -> None:
+        if self._access_log is not None and access_log is not self._access_log:
+            self._access_log.close()
+        self._access_log, self._log_section = access_log, section
+        log = () if access_log is None else (access_log.add,)
+        self.traffic.observers = (self.decisions.add, self._own_metrics.add, *log)
+
+    def reopen_log(self) -> None:
+        """After a rotation: write to the file that has the name now."""
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+    # Watching
+
+    async def _watch_files(self) -> None:
+        seen = self._signature()
+        while True:
+            await asyncio.sleep(self.configuration.reload.interval)
+            found = self._signature()
+            if found == seen or not self.configuration.reload.watch:
+                continue
+            await asyncio.sleep(LOOK_EVERY)  # whoever writes may not be done
+            if self._signature() == found:
+                seen = found
+                await self.reload()
+
+    def _signature(self) -> tuple[object, ...]:
+        """What changes when a file does, also when another one takes its place."""
+        signature: list[object] = []
+        for path in (str(self.path), *self.configuration.files()):
+            try:
+                status = Path(path).stat()
+                signature.append((path, status.st_mtime_ns, status.st_ino, status.st_size))
+            except OSError:
+                signature.append((path, None))
+        return tuple(signature)
+
+    # Ending
+
+    async def stop(self) -> int:
+        """End without breaking a request: tell clients to go elsewhere, take no more, finish what is under way.
+
+        Returns:
+            How many requests were cut off, since they took longer than the grace period.
+        """
+        self._leaving = True
+        self._tell()
+        if self._watch is not None:
+            self._watch.cancel()
+        shutdown = self.configuration.shutdown
+        self.traffic.leaving = True
+        logger.info("leaving: new connections for %s s more", shutdown.delay)
+        await asyncio.sleep(shutdown.delay)
+        for listener in self._listeners.values():
+            listener.stop_accepting()
+        deadline = time.monotonic() + shutdown.linger
+        while time.monotonic() < deadline and any(  # noqa: ASYNC110  # uvicorn tells nobody
+            one.connections for one in self._listeners.values()
+        ):
+            await asyncio.sleep(LOOK_EVERY)
+        logger.info("leaving: finishing %d requests within %s s", self.traffic.active, shutdown.grace)
+        cut = sum(await asyncio.gather(*(one.finish(shutdown.grace) for one in self._listeners.values())))
+        await self.aclose()
+        return cut
+
+    async def aclose(self) -> None:
+        """Close everything at once."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for task in self._endings:
+            task.cancel()
+        everything = [*self._listeners.values(), *([] if self._admin is None else [self._admin])]
+        await self.operations.aclose()
+        await asyncio.gather(*(listener.finish(0) for listener in everything))
+        await self.traffic.aclose()
+        if self._access_log is not None:
+            self._access_log.close()
+        root = logging.getLogger("lbclient")
+        root.removeHandler(self.happenings)
+        root.setLevel(self._level_before)
