@@ -13,6 +13,7 @@ import gc
 import itertools
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -38,16 +39,19 @@ Step = Callable[[bytes], object]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One algorithm over one set of backends. Nanoseconds a pick, milliseconds a build.
+    """One algorithm over one set of backends. Nanoseconds a pick, milliseconds a build or an update.
 
     `pick_ns` is the picker alone; `turn_ns` adds what it does when a request starts and ends, if anything;
-    `pool_ns` is a ticket taken from a pool and released.
+    `pool_ns` is a ticket taken from a pool and released. `update_ms` is one backend replaced by another in a pool,
+    `memory_bytes` what a pool holds for each backend, tables included.
     """
 
     pick_ns: float
     turn_ns: float
     pool_ns: float
     build_ms: float
+    update_ms: float
+    memory_bytes: float
 
 
 @dataclass(slots=True)
@@ -78,7 +82,35 @@ def cost(algorithm: str, size: int, *, weighted: bool, repetitions: int = REPETI
     def ticket(key: bytes) -> None:
         pool.pick(key).release()
 
-    return Cost(pick, turn, nanoseconds(ticket, repetitions), build_ms)
+    whole = nanoseconds(ticket, repetitions)
+    return Cost(pick, turn, whole, build_ms, _update(pool), _memory(algorithm, size, weighted=weighted))
+
+
+def _update(pool: Pool) -> float:
+    """Milliseconds to replace one backend by another: the best of three, each time of one that is new."""
+    took = []
+    for turn in range(3):
+        left = (*pool.declared[1:], Backend(f"http://replacement-{turn}:8080"))
+        gc.collect()
+        begun = time.perf_counter()
+        pool.update(left)
+        took.append(time.perf_counter() - begun)
+    return min(took) * 1e3
+
+
+def _memory(algorithm: str, size: int, *, weighted: bool) -> float:
+    """Bytes for each backend that a pool adds to what its caller declares."""
+    backends = _backends(size, weighted=weighted, network=20)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        pool = Pool(backends, algorithm=algorithm, rng=Random(1))
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    del pool
+    return held / size
 
 
 def _backends(size: int, *, weighted: bool, network: int = 10) -> list[Backend]:
@@ -219,6 +251,8 @@ FIGURES: dict[str, Callable[[Cost], float]] = {
     "picker.pick(key), started(), ended(), ns": lambda cost: cost.turn_ns,
     "pool.pick(key), ticket.release(), ns": lambda cost: cost.pool_ns,
     "algorithm.build(backends), ms (once, when the set changes)": lambda cost: cost.build_ms,
+    "pool.update(backends), one replaced by another, ms": lambda cost: cost.update_ms,
+    "memory of a pool, bytes for each backend": lambda cost: cost.memory_bytes,
 }
 
 

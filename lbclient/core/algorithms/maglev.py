@@ -105,6 +105,7 @@ def maglev_table(
     total = math.fsum(weights)
     shares = [weights[index] / total for index in order]
     heaviest = max(shares)
+    alike = min(shares) == heaviest
     slots = [digest(name, 0) % size for name in data]
     skips = [digest(name, 1) % (size - 1) + 1 for name in data]
     targets = [0.0] * len(order)
@@ -114,9 +115,10 @@ def maglev_table(
     while left:
         turn += 1
         for entry, index in enumerate(order):
-            if turn * shares[entry] < targets[entry]:
-                continue
-            targets[entry] += heaviest
+            if not alike:
+                if turn * shares[entry] < targets[entry]:
+                    continue
+                targets[entry] += heaviest
             slot = slots[entry]
             skip = skips[entry]
             while owners[slot] != _NOBODY:

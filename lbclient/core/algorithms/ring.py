@@ -10,25 +10,18 @@ from __future__ import annotations
 
 import math
 import struct
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import compress, islice
-from operator import ne
 from random import Random as Rng
 from typing import ClassVar, Literal, get_args
 
 from lbclient.core.algorithms.bounded import check_keyed, keyed_picker
 from lbclient.core.algorithms.keyed import KeyedPicker, names_and_weights
+from lbclient.core.algorithms.points import Ring, Rings
 from lbclient.core.backend import BackendState
 from lbclient.core.checks import check_whole
 from lbclient.core.facts import KeyLike
 from lbclient.core.hashing import crc32, stable64, stable64_stream, xxh64
-
-_OWNER_BITS = 32
-_OWNER = 2**_OWNER_BITS - 1
 
 Layout = Literal["ketama", "envoy"]
 
@@ -109,49 +102,6 @@ class IPHash:
         return keyed_picker(backends, stable_ring(names, weights), stable64, self.bounded_load, rng)
 
 
-class Ring:
-    """Points in ascending order and their owners.
-
-    A hash belongs to the first point at or above it, beyond the last to the first (NGINX's
-    `ngx_http_upstream_find_chash_point`). Of points with the same hash the one declared first counts.
-
-    Args:
-        points: Hash and owner in one number (`hash << 32 | owner`): a million of them sort in half the time of pairs.
-        bits: Of the hash, 32 or 64.
-        count: How many owners there are, with or without a point.
-    """
-
-    __slots__ = ("absent", "bits", "owners", "points")
-
-    def __init__(self, points: list[int], bits: int, count: int) -> None:
-        points.sort()
-        hashes = [point >> _OWNER_BITS for point in points]
-        first = [True, *map(ne, islice(hashes, 1, None), hashes)]
-        self.bits = bits
-        self.points = array("I" if bits == 32 else "Q", compress(hashes, first))
-        self.owners = array("I", compress([point & _OWNER for point in points], first))
-        self.absent = tuple(set(range(count)) - set(self.owners))
-
-    def _place(self, hashed: int) -> int:
-        at = bisect_left(self.points, hashed)
-        return at if at < len(self.points) else 0
-
-    def find(self, hashed: int, /) -> int:
-        """The owner of the first point at or above `hashed`."""
-        owner: int = self.owners[self._place(hashed)]
-        return owner
-
-    def walk(self, hashed: int, /) -> Iterator[int]:
-        """The owners of that point and of all after it, once round, then those without a point."""
-        at = self._place(hashed)
-        owners = self.owners
-        for place in range(at, len(owners)):
-            yield owners[place]
-        for place in range(at):
-            yield owners[place]
-        yield from self.absent
-
-
 def point_counts(weights: Sequence[float], points: int, most: int = _MOST_POINTS) -> list[int]:
     """How many points each backend gets: `points` times its weight, at least one.
 
@@ -167,7 +117,6 @@ def point_counts(weights: Sequence[float], points: int, most: int = _MOST_POINTS
     return [max(1, round(weight * scale * points)) for weight in weights]
 
 
-@lru_cache(maxsize=8)
 def ketama_ring(names: tuple[str, ...], weights: tuple[float, ...], points: int = 160) -> Ring:
     """NGINX's ring (`ngx_http_upstream_update_chash`): each point is the crc32 of host, NUL, port and the
     point before.
@@ -175,55 +124,66 @@ def ketama_ring(names: tuple[str, ...], weights: tuple[float, ...], points: int 
     The point before is four little-endian bytes, at first zeros. A Unix socket's name is its path, without
     port.
     """
-    ring: list[int] = []
-    pack = struct.Struct("<I").pack
-    for owner, (name, count) in enumerate(zip(names, point_counts(weights, points), strict=True)):
-        host, colon, port = name.rpartition(":")
-        if not colon or not port.isdigit():
-            host, port = name, ""
-        base = crc32(port.encode(), crc32(host.encode() + b"\0"))
-        point = 0
-        for _ in range(count):
-            point = crc32(pack(point), base)
-            ring.append(point << _OWNER_BITS | owner)
-    return Ring(ring, bits=32, count=len(names))
+    return _KETAMA.ring(names, point_counts(weights, points))
 
 
-@lru_cache(maxsize=8)
 def envoy_ring(
     names: tuple[str, ...],
     weights: tuple[float, ...],
     min_ring_size: int = 1024,
     max_ring_size: int = 8_388_608,
-    digest: Callable[[bytes], int] | None = None,
 ) -> Ring:
     """Envoy's ring (`ring_hash_lb.cc`): xxHash64 of `name_0`, `name_1`, ...; the lightest gets a whole number
     of points.
 
     The counts follow two running sums, in doubles as there, so that fractions are rounded alike.
     """
-    digest = digest or xxh64("layout='envoy'")
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     lightest = min(shares)
     scale = min(math.ceil(lightest * min_ring_size) / lightest, max_ring_size)
-    ring: list[int] = []
+    counts: list[int] = []
     current = target = 0.0
-    for owner, (name, share) in enumerate(zip(names, shares, strict=True)):
+    for share in shares:
         target += scale * share
         number = 0
         while current < target:
-            ring.append(digest(f"{name}_{number}".encode()) << _OWNER_BITS | owner)
             number += 1
             current += 1
-    return Ring(ring, bits=64, count=len(names))
+        counts.append(number)
+    return _ENVOY.ring(names, counts)
 
 
-@lru_cache(maxsize=8)
 def stable_ring(names: tuple[str, ...], weights: tuple[float, ...]) -> Ring:
     """A ring of 64-bit points that needs the standard library only."""
-    ring: list[int] = []
-    counts = point_counts(weights, _IP_HASH_POINTS, _MOST_IP_HASH_POINTS)
-    for owner, (name, count) in enumerate(zip(names, counts, strict=True)):
-        ring += [point << _OWNER_BITS | owner for point in stable64_stream(name.encode(), count)]
-    return Ring(ring, bits=64, count=len(names))
+    return _STABLE.ring(names, point_counts(weights, _IP_HASH_POINTS, _MOST_IP_HASH_POINTS))
+
+
+_FOUR = struct.Struct("<I").pack
+
+
+def _ketama_points(name: str, count: int) -> list[int]:
+    host, colon, port = name.rpartition(":")
+    if not colon or not port.isdigit():
+        host, port = name, ""
+    base = crc32(port.encode(), crc32(host.encode() + b"\0"))
+    points: list[int] = []
+    point = 0
+    for _ in range(count):
+        point = crc32(_FOUR(point), base)
+        points.append(point)
+    return points
+
+
+def _envoy_points(name: str, count: int) -> list[int]:
+    digest = xxh64("layout='envoy'")
+    return [digest(f"{name}_{number}".encode()) for number in range(count)]
+
+
+def _stable_points(name: str, count: int) -> list[int]:
+    return stable64_stream(name.encode(), count)
+
+
+_KETAMA = Rings(_ketama_points, bits=32)
+_ENVOY = Rings(_envoy_points, bits=64)
+_STABLE = Rings(_stable_points, bits=64)

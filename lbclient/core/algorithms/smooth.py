@@ -56,11 +56,11 @@ def whole_weights(weights: tuple[float, ...]) -> tuple[int, ...]:
     """The smallest integers in the proportions of `weights`, a fraction being what its decimals say: 0.1 is
     1/10.
     """
-    fractions = [Fraction(str(weight)) for weight in weights]
-    scale = lcm(*(fraction.denominator for fraction in fractions))
-    whole = [int(fraction * scale) for fraction in fractions]
-    common = gcd(*whole)
-    return tuple(weight // common for weight in whole)
+    fractions = {weight: Fraction(str(weight)) for weight in set(weights)}
+    scale = lcm(*(fraction.denominator for fraction in fractions.values()))
+    whole = {weight: int(fraction * scale) for weight, fraction in fractions.items()}
+    common = gcd(*whole.values())
+    return tuple(whole[weight] // common for weight in weights)
 
 
 @lru_cache(maxsize=8)
