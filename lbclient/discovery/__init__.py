@@ -10,6 +10,7 @@ from lbclient.discovery.dns import Dns
 from lbclient.discovery.etcd import Etcd
 from lbclient.discovery.file import File
 from lbclient.discovery.filter import Filter
+from lbclient.discovery.kubernetes import Kubernetes
 from lbclient.discovery.minimum import MinimumSize
 from lbclient.discovery.static import Static
 from lbclient.discovery.subset import Subset
@@ -20,6 +21,7 @@ __all__ = [
     "Etcd",
     "File",
     "Filter",
+    "Kubernetes",
     "MinimumSize",
     "Source",
     "SourceStatus",

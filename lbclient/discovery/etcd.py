@@ -83,7 +83,7 @@ class Entries:
         return tuple(backend for _, backend in newest.values())
 
 
-class Etcd(ListWatch[Entries]):
+class Etcd(ListWatch[httpx.AsyncClient, Entries]):
     """Says the backends below a prefix of etcd's keys.
 
     Args:
@@ -172,21 +172,21 @@ class Etcd(ListWatch[Entries]):
             self._endpoints = [*self._endpoints[1:], url]  # another member may know better
             raise
 
-    async def list(self, client: httpx.AsyncClient) -> Entries:
+    async def list(self, session: httpx.AsyncClient) -> Entries:
         """See `ListWatch`."""
-        answer = await self._ask(client, "kv/range", self._range())
+        answer = await self._ask(session, "kv/range", self._range())
         header = answer["header"]
         entries = Entries(self, int(header["revision"]), header["cluster_id"])
         for pair in answer.get("kvs", ()):
             entries.put(pair)
         return entries
 
-    async def follow(self, client: httpx.AsyncClient, view: Entries, heard: Callable[[], None]) -> bool:
+    async def follow(self, session: httpx.AsyncClient, view: Entries, heard: Callable[[], None]) -> bool:
         """See `ListWatch`."""
         create = {**self._range(), "start_revision": str(view.revision + 1), "progress_notify": True}
         timeout = httpx.Timeout(self._timeout, read=None)
         lines = Lines()
-        async with client.stream(
+        async with session.stream(
             "POST", "/v3/watch", json={"create_request": create}, timeout=timeout
         ) as response:
             await check(response)

@@ -34,24 +34,25 @@ class View(Protocol):
         ...  # pragma: no cover - a protocol
 
 
+S = TypeVar("S")
 V = TypeVar("V", bound=View)
 
 
-class ListWatch(Source, Generic[V]):
-    """Lists, and watches from there on."""
+class ListWatch(Source, Generic[S, V]):
+    """Lists, and watches from there on. S is whom to ask, and V what it said."""
 
     @abstractmethod
-    def connect(self) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        """A client, for as long as nothing fails."""
+    def connect(self) -> AbstractAsyncContextManager[S]:
+        """Whom to ask, for as long as nothing fails."""
         ...  # pragma: no cover - abstract
 
     @abstractmethod
-    async def list(self, client: httpx.AsyncClient) -> V:
+    async def list(self, session: S) -> V:
         """Everything there is now."""
         ...  # pragma: no cover - abstract
 
     @abstractmethod
-    async def follow(self, client: httpx.AsyncClient, view: V, heard: Callable[[], None]) -> bool:
+    async def follow(self, session: S, view: V, heard: Callable[[], None]) -> bool:
         """Write what changes into `view`, calling `heard` whenever it is whole, until the watch ends.
 
         Returns:
@@ -70,13 +71,13 @@ class ListWatch(Source, Generic[V]):
                 yield heard if isinstance(heard, Trouble) else heard.said()
 
     async def _listen(self, hear: Callable[[V | Trouble], None]) -> None:
-        async with self.connect() as client:
+        async with self.connect() as session:
             while True:
-                view = await self.list(client)
+                view = await self.list(session)
                 hear(view)
-                await self._stay(client, view, hear)
+                await self._stay(session, view, hear)
 
-    async def _stay(self, client: httpx.AsyncClient, view: V, hear: Callable[[V | Trouble], None]) -> None:
+    async def _stay(self, session: S, view: V, hear: Callable[[V | Trouble], None]) -> None:
         """Watch again and again, until the view has to be listed anew."""
         silent = 0
 
@@ -88,7 +89,7 @@ class ListWatch(Source, Generic[V]):
         while True:
             began = anyio.current_time()
             try:
-                if await self.follow(client, view, heard):
+                if await self.follow(session, view, heard):
                     return
             except (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError, RegistryError):
                 if silent >= TOO_OFTEN:

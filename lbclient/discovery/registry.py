@@ -29,7 +29,15 @@ _KEEPALIVE = [
 
 
 class RegistryError(Exception):
-    """A registry answered, and what it said is no answer."""
+    """A registry answered, and what it said is no answer.
+
+    Attributes:
+        status: The HTTP status of that; 200 when it was fine.
+    """
+
+    def __init__(self, words: str, status: int = 200) -> None:
+        super().__init__(words)
+        self.status = status
 
 
 def ssl_context(verify: Verify, cert: Cert | None = None) -> ssl.SSLContext:
@@ -77,7 +85,8 @@ async def check(response: httpx.Response) -> None:
     if not response.is_success:
         await response.aread()
         words = response.text.strip()[:LONGEST_WORDS]
-        raise RegistryError(f"{response.status_code} {response.reason_phrase}: {words or 'no words'}")
+        code = response.status_code
+        raise RegistryError(f"{code} {response.reason_phrase}: {words or 'no words'}", code)
 
 
 def as_object(text: bytes | str) -> Json:
