@@ -25,6 +25,7 @@ from lbclient.core.ticket import Ticket
 from lbclient.core.waiting import Place
 from lbclient.l4.errors import NoBackendAvailable, explained
 from lbclient.l4.fleet import Cuttable, Fleet
+from lbclient.l4.sockets import kind_of
 
 
 class Made(Cuttable, Protocol):
@@ -161,6 +162,19 @@ class Dial:
         self._failure = exc
         return self._next()
 
+    def broke(self, ticket: Ticket, exc: OSError) -> Step:
+        """It had come about, and ended before a byte of the caller's was sent, or one came; what to do next.
+
+        Raises:
+            OSError: `exc`, when nothing may follow it.
+        """
+        elapsed = self._fleet.pool.clock() - ticket.started
+        outcome = Outcome(Ending.BROKEN, unsent=True, error=_words(exc), elapsed=elapsed)
+        self.plan.observe(ticket, outcome)
+        ticket.failed(kind_of(exc))
+        self._failure = exc
+        return self._next()
+
     def again(self) -> Ticket:
         """The ticket after a wait.
 
@@ -189,25 +203,22 @@ class Dial:
         return exc
 
 
-async def dial(dialing: Dial, establish: Callable[[Ticket], Awaitable[M]]) -> tuple[Ticket, M]:
+async def dial(
+    dialing: Dial, establish: Callable[[Ticket], Awaitable[M]], broken: tuple[Ticket, OSError] | None = None
+) -> M:
     """Connect.
 
     Args:
         dialing: The way.
         establish: One attempt.
+        broken: The connection that this one replaces, and why it ended.
 
     Raises:
         NoBackendAvailable: Nobody may be picked.
         TimeoutError: It took longer than the timeout.
         OSError: The last attempt's, with the record.
     """
-    ticket = dialing.first()
-    if ticket is None:
-        news = Wake()
-        with dialing.waiting(news.wake) as place:
-            while (ticket := dialing.first(place)) is None:
-                with anyio.move_on_after(dialing.patience):
-                    await news.wait()
+    ticket = await (_first(dialing) if broken is None else _follow(dialing, dialing.broke(*broken)))
     while True:
         within = dialing.begin(ticket)
         try:
@@ -218,14 +229,29 @@ async def dial(dialing: Dial, establish: Callable[[Ticket], Awaitable[M]]) -> tu
         else:
             late = dialing.connected(ticket, made)
             if late is None:
-                return ticket, made
+                return made
             step = late
-        if step.ticket is None:
-            await anyio.sleep(step.wait)
-        ticket = step.ticket or dialing.again()
+        ticket = await _follow(dialing, step)
 
 
-def dial_blocking(dialing: Dial, establish: Callable[[Ticket, float], M]) -> tuple[Ticket, M]:
+async def _first(dialing: Dial) -> Ticket:
+    ticket = dialing.first()
+    if ticket is None:
+        news = Wake()
+        with dialing.waiting(news.wake) as place:
+            while (ticket := dialing.first(place)) is None:
+                with anyio.move_on_after(dialing.patience):
+                    await news.wait()
+    return ticket
+
+
+async def _follow(dialing: Dial, step: Step) -> Ticket:
+    if step.ticket is None:
+        await anyio.sleep(step.wait)
+    return step.ticket or dialing.again()
+
+
+def dial_blocking(dialing: Dial, establish: Callable[[Ticket, float], M]) -> M:
     """The same for those without an event loop; `establish` is told how many seconds it has."""
     ticket = dialing.first()
     if ticket is None:
@@ -243,7 +269,7 @@ def dial_blocking(dialing: Dial, establish: Callable[[Ticket, float], M]) -> tup
         else:
             late = dialing.connected(ticket, made)
             if late is None:
-                return ticket, made
+                return made
             step = late
         if step.ticket is None:
             time.sleep(step.wait)

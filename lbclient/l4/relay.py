@@ -12,7 +12,7 @@ what was truncated must not look complete. Nothing here waits, so nothing here c
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from typing import Protocol
 
 from lbclient.core.ticket import Ticket
 from lbclient.l4.fleet import Fleet
@@ -37,8 +37,9 @@ class _Way:
         self.passed = 0
         self.ended = False
 
-    def start(self, first: bytes) -> None:
-        """Begin with bytes that were read before."""
+    def start(self, first: bytes, own: int = 0) -> None:
+        """Begin with bytes that were read before, the first `own` of which are none of the source's."""
+        self.passed = -own
         self.waiting = first
         if first:
             self._write()
@@ -121,6 +122,21 @@ class _Way:
             relay.way_ended()
 
 
+class Owner(Protocol):
+    """What a relay tells whoever started it."""
+
+    def over(self, relay: Relay) -> None:
+        """Both sockets are closed. Said once, unless `elsewhere` was said."""
+        ...  # pragma: no cover - a protocol
+
+    def elsewhere(self, relay: Relay, exc: OSError, unsent: bytes) -> bool:
+        """The backend broke before a byte had passed either way. Whether the client is to have another one.
+
+        Then the client's socket stays open, and its first bytes are `unsent`.
+        """
+        ...  # pragma: no cover - a protocol
+
+
 class Relay:
     """One forwarded connection. Owns both sockets, from `start` on.
 
@@ -129,9 +145,10 @@ class Relay:
         backend: The connected one.
         ticket: In flight until the end.
         fleet: Of the ticket's pool.
-        over: Called once, when both sockets are closed.
+        owner: Is told how it ends.
 
     Attributes:
+        ticket: As given.
         reason: Why it was cut; None while it was not.
         idle_since: When the last bytes passed, for `look`.
     """
@@ -143,14 +160,15 @@ class Relay:
         "_down",
         "_fleet",
         "_open",
-        "_over",
+        "_owner",
         "_readiness",
         "_seen",
-        "_ticket",
+        "_silent_since",
         "_up",
         "buffer",
         "idle_since",
         "reason",
+        "ticket",
     )
 
     def __init__(
@@ -159,42 +177,44 @@ class Relay:
         backend: socket.socket,
         ticket: Ticket,
         fleet: Fleet,
-        over: Callable[[Relay], None],
+        owner: Owner,
     ) -> None:
         self._client = client
         self._backend = backend
-        self._ticket = ticket
+        self.ticket = ticket
         self._fleet = fleet
-        self._over = over
+        self._owner = owner
         self._up = _Way(self, client, backend)
         self._down = _Way(self, backend, client)
         self._readiness: Readiness | None = None
         self._open = False
-        self._seen = -1
+        self._seen: int | None = None
+        self._silent_since: float | None = None
         self.idle_since = 0.0
         self.reason: str | None = None
 
     def __repr__(self) -> str:
         state = "cut" if self.reason else "open" if self._open else "closed"
-        return f"<Relay to {self._ticket.state.url}, {state}, {self.up} bytes up, {self.down} down>"
+        return f"<Relay to {self.ticket.state.url}, {state}, {self.up} bytes up, {self.down} down>"
 
     @property
     def up(self) -> int:
-        """Bytes that the backend's socket took."""
-        return self._up.passed
+        """Bytes of the client's that the backend's socket took."""
+        return max(0, self._up.passed)
 
     @property
     def down(self) -> int:
         """Bytes that the client's socket took."""
         return self._down.passed
 
-    def start(self, readiness: Readiness, buffer: memoryview, to_backend: bytes) -> None:
+    def start(self, readiness: Readiness, buffer: memoryview, to_backend: bytes, own: int = 0) -> None:
         """Pass bytes from now on.
 
         Args:
             readiness: Of the event loop.
             buffer: `CHUNK_BYTES` to read into, which relays of one event loop share.
             to_backend: What goes before the client's next bytes.
+            own: How many of those are ours, and not the client's.
         """
         self._open = True
         self.buffer = buffer
@@ -202,7 +222,7 @@ class Relay:
         if self.reason is not None:  # cut since it came about; who cuts from now on finds the readiness
             self.abort()
             return
-        self._up.start(to_backend)
+        self._up.start(to_backend, own)
         self._down.start(b"")
 
     @property
@@ -211,12 +231,25 @@ class Relay:
         assert self._readiness is not None
         return self._readiness
 
-    def look(self, now: float, patience: float) -> bool:
-        """Whether nothing has passed for so many seconds; to be asked now and then."""
+    def look(self, now: float, patience: float, answer_within: float | None) -> bool:
+        """Whether its time is up; to be asked now and then.
+
+        Args:
+            now: On the event loop's clock.
+            patience: Seconds without a byte.
+            answer_within: Seconds from the client's first bytes to the backend's; None for no limit.
+        """
         passed = self._up.passed + self._down.passed
         if passed != self._seen:
             self._seen = passed
             self.idle_since = now
+        if answer_within is not None and self.up and not self.down:
+            if self._silent_since is None:
+                self._silent_since = now
+            if now - self._silent_since >= answer_within:
+                return True
+        else:
+            self._silent_since = None
         return now - self.idle_since >= patience
 
     # How it ends
@@ -229,14 +262,29 @@ class Relay:
     def broke(self, end: socket.socket, exc: OSError) -> None:
         """One side broke. The backend's fault, unless it had said that it was done, or was cut off."""
         if end is self._backend and self.reason is None and not self._down.ended:
-            self._ticket.failed(kind_of(exc))
+            if not self.up and not self.down and self._goes_elsewhere(exc):
+                return
+            self.ticket.failed(kind_of(exc))
         self._close(abort=True)
 
+    def _goes_elsewhere(self, exc: OSError) -> bool:
+        unsent = self._up.waiting[max(0, -self._up.passed) :]
+        if not self._open or not self._owner.elsewhere(self, exc, unsent):
+            return False
+        self._open = False
+        self._up.stop()
+        self._down.stop()
+        self.discard()
+        return True
+
     def time_out(self) -> None:
-        """Nothing has passed for too long: the backend's fault if it does not take what it was sent."""
-        if self._up.waiting:
-            self._ticket.failed("timeout")
-        self._close(abort=bool(self._up.waiting or self._down.waiting))
+        """Its time is up. The backend's fault if it does not take what it was sent, or was to answer and did not.
+
+        Then it is a break; otherwise nothing is known to be missing, and it is an orderly end.
+        """
+        if self._up.waiting or self._silent_since is not None:
+            self.ticket.failed("timeout")
+        self._close(abort=bool(self._up.waiting or self._down.waiting or self._silent_since is not None))
 
     def cut(self, reason: str) -> None:
         """See `fleet.Cuttable`."""
@@ -250,14 +298,14 @@ class Relay:
 
     def discard(self) -> None:
         """Close the backend's socket only: it came too late, and the client gets another one."""
-        self._fleet.leave(self._ticket, self)
+        self._fleet.leave(self.ticket, self)
         self._backend.close()
 
     def _close(self, *, abort: bool) -> None:
         if not self._open:
             return
         self._open = False
-        self._fleet.leave(self._ticket, self)
+        self._fleet.leave(self.ticket, self)
         self._up.stop()
         self._down.stop()
         for end in (self._client, self._backend):
@@ -265,7 +313,7 @@ class Relay:
                 reset_on_close(end)
             end.close()
         if self.reason is None:
-            self._ticket.release()
+            self.ticket.release()
         else:
-            self._ticket.failed("local")
-        self._over(self)
+            self.ticket.failed("local")
+        self._owner.over(self)

@@ -232,7 +232,7 @@ async def connect(
         return stream
 
     secured: list[TLSStream] = []
-    _, stream = await dial(dialing, establish)
+    stream = await dial(dialing, establish)
     return secured[-1] if secured else stream
 
 

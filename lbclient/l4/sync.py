@@ -156,8 +156,7 @@ def create_connection(
         made.hold(ticket, fleet, dialing.record)
         return made
 
-    _, made = dial_blocking(dialing, establish)
-    return made
+    return dial_blocking(dialing, establish)
 
 
 def _wrapped(plain: socket.socket, backend: Backend, context: ssl.SSLContext) -> BackendSSLSocket:

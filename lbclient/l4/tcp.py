@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import socket
-import struct
 from collections import Counter
-from collections.abc import Collection
-from contextlib import suppress
-from typing import TypeAlias, cast, get_args
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeAlias, TypeVar, get_args
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from lbclient.core import errors as core_errors
 from lbclient.core.checks import check_number, check_whole
 from lbclient.core.facts import Facts
 from lbclient.core.pool import Pool
 from lbclient.core.ticket import Ticket
-from lbclient.l4.client_hello import ClientHello, ClientHelloError, ClientHelloReader
+from lbclient.l4.client_hello import ClientHello
 from lbclient.l4.dial import Dial, dial
+from lbclient.l4.fleet import Fleet
 from lbclient.l4.forwarder import Forwarder, as_pool
-from lbclient.l4.proxy_protocol import ProxyHeader, ProxyHeaderError, ProxyHeaderReader, Version, header_of
+from lbclient.l4.greeting import UNRECOGNIZED_NAME, Greeting, Refused, alert, networks, read_greeting, say
+from lbclient.l4.proxy_protocol import ProxyHeader, Version, header_of
 from lbclient.l4.relay import CHUNK_BYTES, Relay
 from lbclient.l4.sockets import connected_socket, reset_on_close, stream_options
 from lbclient.l4.stream import stream_backend
@@ -30,31 +33,67 @@ from lbclient.l4.tls_router import NoTlsRoute, TLSRouter
 
 logger = logging.getLogger("lbclient")
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+_T = TypeVar("_T")
+_Broken: TypeAlias = "tuple[_Passage, tuple[Ticket, OSError]]"
 
 ACCEPTS_AT_ONCE = 64  # before the others have their turn
 BACKLOG = 4096
 PAUSE = 0.5  # seconds, when there are no descriptors left to accept with
-UNRECOGNIZED_NAME, DECODE_ERROR = 112, 50  # TLS alerts: RFC 6066, section 3; RFC 8446, 6.2
 
 
-class _Refused(Exception):
-    """The connection is not forwarded.
+class _Passage:
+    """One accepted connection on its way to a backend, and what its relays tell.
 
     Args:
-        words: Why.
-        last_words: What the client is told.
+        forwarder: Whose.
+        client: The accepted socket.
+        peer: Its address.
+        dialing: The way.
+        fleet: Of the pool.
+        header: The PROXY header that goes first.
+        first: The client's own bytes that were read.
     """
 
-    def __init__(self, words: str, last_words: bytes = b"") -> None:
-        super().__init__(words)
-        self.last_words = last_words
+    __slots__ = ("client", "dialing", "first", "fleet", "forwarder", "header", "peer")
+
+    def __init__(
+        self,
+        forwarder: TCPForwarder,
+        client: socket.socket,
+        peer: str,
+        dialing: Dial,
+        fleet: Fleet,
+        header: bytes,
+        first: bytes,
+    ) -> None:
+        self.forwarder = forwarder
+        self.client = client
+        self.peer = peer
+        self.dialing = dialing
+        self.fleet = fleet
+        self.header = header
+        self.first = first
+
+    async def establish(self, ticket: Ticket) -> Relay:
+        """A relay, connected and not started."""
+        backend = await connected_socket(stream_backend(ticket), self.fleet.pool.connect)
+        return Relay(self.client, backend, ticket, self.fleet, self)
+
+    def over(self, relay: Relay) -> None:
+        """See `relay.Owner`."""
+        self.forwarder.relay_over(relay, self.peer)
+
+    def elsewhere(self, relay: Relay, exc: OSError, unsent: bytes) -> bool:
+        """See `relay.Owner`."""
+        self.first = unsent
+        return bool(self.dialing.left) and self.forwarder.relay_elsewhere(relay, exc, self)
 
 
 class TCPForwarder(Forwarder):
     """Forwards each accepted connection to a backend: bytes both ways, whatever the protocol.
 
-    A backend that does not take the connection is passed over for another one, as the pool's `Retry` says. TLS passes
+    A backend that does not take the connection, or resets it before a byte has passed, is passed over for another
+    one, as the pool's `Retry` says. TLS passes
     through: the client verifies the backend's own certificate, and no key is needed here. Hashing algorithms and
     affinities know the client's address (`"client_ip"`) and, behind a `TLSRouter`, the server name as the facts'
     `host`.
@@ -67,6 +106,8 @@ class TCPForwarder(Forwarder):
             one attempt takes no longer than the pool's `Connect.connect_timeout`.
         idle_timeout: Seconds (> 0) without a byte in either direction after which a connection is closed.
         hello_timeout: Seconds (> 0) for the PROXY header and the ClientHello, where there has to be one.
+        answer_timeout: Seconds (> 0) from the client's first byte to the backend's first one; then the client is
+            reset and it counts as a timeout of the backend's. None where servers may have nothing to say.
         max_connections: At a time; those on top wait in the backlog. None for as many as there are descriptors.
         max_connections_per_client: Of one address at a time; those on top are reset. None for no limit.
         accept_proxy: Whose connections begin with a PROXY header (version 1 or 2), without which they are refused:
@@ -92,6 +133,7 @@ class TCPForwarder(Forwarder):
         connect_timeout: float = 10.0,
         idle_timeout: float = 600.0,
         hello_timeout: float = 5.0,
+        answer_timeout: float | None = None,
         max_connections: int | None = None,
         max_connections_per_client: int | None = None,
         accept_proxy: bool | Collection[str] = False,
@@ -103,6 +145,9 @@ class TCPForwarder(Forwarder):
         self._pool = None if isinstance(pool, TLSRouter) else pool
         self._connect_timeout = check_number("connect_timeout", connect_timeout, above=0)
         self._hello_timeout = check_number("hello_timeout", hello_timeout, above=0)
+        if answer_timeout is not None:
+            check_number("answer_timeout", answer_timeout, above=0)
+        self._answer_timeout = answer_timeout
         for name, limit in (
             ("max_connections", max_connections),
             ("max_connections_per_client", max_connections_per_client),
@@ -111,7 +156,7 @@ class TCPForwarder(Forwarder):
                 check_whole(name, limit, at_least=1)
         self._max_connections = max_connections
         self._max_per_client = max_connections_per_client
-        self._trusted = _networks(accept_proxy)
+        self._trusted = networks(accept_proxy)
         if send_proxy is not None and send_proxy not in get_args(Version):
             raise ValueError(f"send_proxy is {send_proxy!r}; write 'v1', 'v2', or None")
         self._send_proxy: Version | None = send_proxy
@@ -125,6 +170,8 @@ class TCPForwarder(Forwarder):
 
     def _begin(self, listener: socket.socket, group: TaskGroup) -> None:
         listener.listen(BACKLOG)
+        self._broken, broken = anyio.create_memory_object_stream[_Broken](math.inf)
+        group.start_soon(self._forward_broken, broken, group)
         group.start_soon(self._accept, listener, group)
 
     async def _accept(self, listener: socket.socket, group: TaskGroup) -> None:
@@ -161,18 +208,27 @@ class TCPForwarder(Forwarder):
 
     async def _forward(self, client: socket.socket, peer: str) -> None:
         """See to a connection until its relay does."""
-        relayed = polite = False
-        try:
+        with self._seeing_to(client, peer) as seen_to:
             client.setblocking(False)
             stream_options(client)
-            relay, first = await self._reach_backend(client, peer)
-            self._relays.add(relay)
-            relayed = True
-            relay.start(self.readiness, self._buffer, first)
-        except _Refused as exc:
+            seen_to(await self._reach(await self._passage(client, peer)))
+
+    async def _forward_again(self, passage: _Passage, broken: tuple[Ticket, OSError]) -> None:
+        """The same for one whose backend broke before a byte had passed."""
+        with self._seeing_to(passage.client, passage.peer) as seen_to:
+            seen_to(await self._reach(passage, broken))
+
+    @contextmanager
+    def _seeing_to(self, client: socket.socket, peer: str) -> Generator[Callable[[object], None], None, None]:
+        """Whatever happens, the client is closed, unless somebody else sees to it from now on."""
+        relays: list[object] = []
+        polite = False
+        try:
+            yield relays.append
+        except Refused as exc:
             self.stats.refused += 1
             logger.debug("%r refuses %s: %s", self, peer, exc)
-            polite = _say(client, exc.last_words)
+            polite = say(client, exc.last_words)
         except (OSError, core_errors.NoBackendAvailable) as exc:
             self.stats.failed += 1
             logger.debug("%r has no backend for %s: %s", self, peer, exc)
@@ -180,7 +236,7 @@ class TCPForwarder(Forwarder):
             self.stats.failed += 1
             logger.exception("%r cannot forward %s", self, peer)
         finally:
-            if not relayed:
+            if not relays:
                 if not polite:
                     reset_on_close(client)
                 client.close()
@@ -195,48 +251,70 @@ class TCPForwarder(Forwarder):
 
     # One connection
 
-    async def _reach_backend(self, client: socket.socket, peer: str) -> tuple[Relay, bytes]:
-        """The relay, connected and not started, and what it begins with."""
-        header, hello, first = None, None, b""
-        pool = self._pool
-        if self._router is not None or self._trusts(peer):
-            try:
-                with anyio.fail_after(self._hello_timeout):
-                    if self._trusts(peer):
-                        header, first = await _read_proxy_header(client)
-                    if self._router is not None:
-                        hello, first = await _read_hello(client, first)
-            except TimeoutError as exc:
-                raise _Refused(f"no hello within {self._hello_timeout} s") from exc
-        if self._router is not None:
-            assert hello is not None
-            try:
-                pool = self._router.route(hello)
-            except NoTlsRoute as exc:
-                raise _Refused(str(exc), _alert(UNRECOGNIZED_NAME)) from exc
-        assert pool is not None
-        fleet = self._fleets[pool]
-        client_ip = peer if header is None or header.source is None else str(header.source.ip)
-        name = "" if hello is None or hello.server_name is None else hello.server_name
-        facts = Facts(method="CONNECT", host=name, options={"client_ip": client_ip})
+    async def _passage(self, client: socket.socket, peer: str) -> _Passage:
+        """Where it wants to go, once it has said what it has to."""
+        greeting, trusted = Greeting(), self._trusts(peer)
+        if trusted or self._router is not None:
+            greeting = await read_greeting(
+                client, header=trusted, hello=self._router is not None, within=self._hello_timeout
+            )
+        header, hello = greeting.header, greeting.hello
+        source = None if header is None else header.source
+        name = None if hello is None else hello.server_name
+        facts = Facts(
+            method="CONNECT",
+            host=name or "",
+            options={"client_ip": peer if source is None else str(source.ip)},
+        )
+        own = b""
         if self._send_proxy is not None:
             known = header if header is not None and header.source is not None else header_of(client)
-            first = ProxyHeader(known.source, known.destination).encode(self._send_proxy) + first
+            own = ProxyHeader(known.source, known.destination).encode(self._send_proxy)
+        fleet = self._fleets[self._pool_for(hello)]
+        dialing = Dial(fleet, facts, self._connect_timeout)
+        return _Passage(self, client, peer, dialing, fleet, own, greeting.first)
 
-        async def establish(ticket: Ticket) -> Relay:
-            backend = await connected_socket(stream_backend(ticket), fleet.pool.connect)
-            return Relay(client, backend, ticket, fleet, over)
+    def _pool_for(self, hello: ClientHello | None) -> Pool:
+        if self._pool is not None:
+            return self._pool
+        assert self._router is not None
+        assert hello is not None
+        try:
+            return self._router.route(hello)
+        except NoTlsRoute as exc:
+            raise Refused(str(exc), alert(UNRECOGNIZED_NAME)) from exc
 
-        def over(relay: Relay) -> None:
-            self._relays.discard(relay)
-            self.stats.bytes_up += relay.up
-            self.stats.bytes_down += relay.down
-            if relay.reason is not None:
-                self.stats.cut += 1
-            self._left(peer)
+    async def _reach(self, passage: _Passage, broken: tuple[Ticket, OSError] | None = None) -> Relay:
+        relay = await dial(passage.dialing, passage.establish, broken)
+        self._relays.add(relay)
+        first = passage.header + passage.first
+        relay.start(self.readiness, self._buffer, first, own=len(passage.header))
+        return relay
 
-        _, relay = await dial(Dial(fleet, facts, self._connect_timeout), establish)
-        return relay, first
+    def relay_over(self, relay: Relay, peer: str) -> None:
+        """A connection has ended."""
+        self._relays.discard(relay)
+        self.stats.bytes_up += relay.up
+        self.stats.bytes_down += relay.down
+        if relay.reason is not None:
+            self.stats.cut += 1
+        self._left(peer)
+
+    def relay_elsewhere(self, relay: Relay, exc: OSError, passage: _Passage) -> bool:
+        """A connection is to have another backend, if it can."""
+        self._relays.discard(relay)
+        self._broken.send_nowait((passage, (relay.ticket, exc)))  # from a callback no task can be started
+        return True
+
+    async def _forward_broken(self, broken: MemoryObjectReceiveStream[_Broken], group: TaskGroup) -> None:
+        with self._broken, broken:
+            try:
+                async for passage, why in broken:
+                    group.start_soon(self._forward_again, passage, why)
+            finally:
+                for passage, _ in _left_in(broken):
+                    with self._seeing_to(passage.client, passage.peer):
+                        pass
 
     def _trusts(self, peer: str) -> bool:
         if isinstance(self._trusted, bool):
@@ -260,77 +338,13 @@ class TCPForwarder(Forwarder):
             relay.abort()
 
     def _look(self, now: float) -> None:
-        for relay in [relay for relay in self._relays if relay.look(now, self._idle_timeout)]:
+        patience, answer_within = self._idle_timeout, self._answer_timeout
+        for relay in [relay for relay in self._relays if relay.look(now, patience, answer_within)]:
             self.stats.timed_out += 1
             relay.time_out()
 
 
-async def _read_proxy_header(client: socket.socket) -> tuple[ProxyHeader, bytes]:
-    reader = ProxyHeaderReader()
-    while True:
-        data = await _receive(client)
-        try:
-            header = reader.feed(data)
-        except ProxyHeaderError as exc:
-            raise _Refused(f"PROXY header: {exc}") from exc
-        if header is not None:
-            return header, reader.rest
-
-
-async def _read_hello(client: socket.socket, first: bytes) -> tuple[ClientHello, bytes]:
-    reader = ClientHelloReader()
-    data = first
-    while True:
-        try:
-            hello = reader.feed(data)
-        except ClientHelloError as exc:
-            is_tls = reader.received[:1] == b"\x16"
-            raise _Refused(f"ClientHello: {exc}", _alert(DECODE_ERROR) if is_tls else b"") from exc
-        if hello is not None:
-            return hello, bytes(reader.received)
-        data = await _receive(client)
-
-
-async def _receive(client: socket.socket) -> bytes:
-    """Some bytes of a client from which nothing else reads yet."""
-    while True:
-        try:
-            data = client.recv(4096)
-        except (BlockingIOError, InterruptedError):
-            await anyio.wait_readable(client)
-            continue
-        except OSError as exc:
-            raise _Refused("it left before it had said hello") from exc
-        if not data:
-            raise _Refused("it left before it had said hello")
-        return data
-
-
-def _say(client: socket.socket, last_words: bytes) -> bool:
-    """Tell the client, if there is something to tell; whether it may be left in an orderly way."""
-    if not last_words:
-        return False
-    with suppress(OSError):
-        client.send(last_words)
-        client.shutdown(socket.SHUT_WR)
-        while client.recv(4096):  # with bytes unread the kernel would send a RST after all
-            pass
-    return True
-
-
-def _alert(description: int) -> bytes:
-    """A fatal TLS alert; the version is what every client takes before there is one."""
-    return struct.pack("!BHHBB", 21, 0x0301, 2, 2, description)
-
-
-def _networks(accept_proxy: object) -> bool | tuple[Network, ...]:
-    if isinstance(accept_proxy, bool):
-        return accept_proxy
-    write = "write True, False, or the networks of trusted proxies, like ('10.0.0.0/8',)"
-    if isinstance(accept_proxy, str) or not isinstance(accept_proxy, Collection):
-        raise TypeError(f"accept_proxy is {accept_proxy!r}; {write}")
-    try:
-        networks = cast("Collection[object]", accept_proxy)
-        return tuple(ipaddress.ip_network(str(network)) for network in networks)
-    except ValueError as exc:
-        raise ValueError(f"accept_proxy is {accept_proxy!r} ({exc}); {write}") from exc
+def _left_in(stream: MemoryObjectReceiveStream[_T]) -> Iterator[_T]:
+    with suppress(anyio.WouldBlock, anyio.EndOfStream):
+        while True:
+            yield stream.receive_nowait()

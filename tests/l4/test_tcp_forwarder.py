@@ -535,6 +535,7 @@ async def test_it_probes_while_it_serves(raw_server: MakeRawServer) -> None:
         ({"idle_timeout": 0}, ValueError, "idle_timeout"),
         ({"connect_timeout": 0}, ValueError, "connect_timeout"),
         ({"hello_timeout": -1}, ValueError, "hello_timeout"),
+        ({"answer_timeout": 0}, ValueError, "answer_timeout"),
         ({"max_connections": 0}, ValueError, "max_connections"),
         ({"max_connections_per_client": 0}, ValueError, "max_connections_per_client"),
         ({"send_proxy": "v3"}, ValueError, "send_proxy"),
@@ -898,3 +899,96 @@ async def test_nothing_of_a_late_backend_is_lost(raw_server: MakeRawServer) -> N
     pool = Pool([tcp(raw_server(after(0.1, named(b"late"))))])
     async with TCPForwarder(pool, "127.0.0.1", 0) as forwarder:
         assert await run_sync(whose, forwarder.port) == b"late"
+
+
+# A backend that takes the connection and breaks it
+
+
+async def test_a_reset_before_the_first_byte_goes_elsewhere(raw_server: MakeRawServer) -> None:
+    """A process that died behind something that accepts for it; a server that is going down."""
+    broken, good = raw_server(after(0.05, reset)), raw_server(named(b"alive"))
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    with nothing_left(pool):
+        async with TCPForwarder(pool, "127.0.0.1", 0) as forwarder:
+            for _ in range(2):
+                assert await run_sync(whose, forwarder.port) == b"alive"
+            await until(lambda: not forwarder.stats.open)
+            assert forwarder.stats.accepted == 2
+    assert [backend.failures for backend in pool.status().backends] == [2, 0]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_a_header_of_ours_is_no_byte_of_the_client_s(raw_server: MakeRawServer, version: Any) -> None:
+    broken, good = raw_server(after(0.05, reset)), raw_server(tell_header)
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    with nothing_left(pool):
+        async with TCPForwarder(pool, "127.0.0.1", 0, send_proxy=version) as forwarder:
+            assert (await run_sync(whose, forwarder.port)).startswith(b"127.0.0.1:")
+            await until(lambda: not forwarder.stats.open)
+            assert forwarder.stats.bytes_up == 0
+
+
+async def test_nothing_that_was_sent_is_sent_twice(raw_server: MakeRawServer) -> None:
+    broken, good = raw_server(after_bytes(5, reset)), raw_server(named(b"alive"))
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    with nothing_left(pool):
+        async with TCPForwarder(pool, "127.0.0.1", 0) as forwarder:
+
+            def talk() -> None:
+                with dial(forwarder.port) as client:
+                    client.sendall(b"hello")
+                    with pytest.raises(ConnectionResetError):
+                        client.recv(1)
+
+            await run_sync(talk)
+    assert good.accepted == 0
+
+
+async def test_when_all_of_them_reset_so_does_the_forwarder(raw_server: MakeRawServer) -> None:
+    pool = Pool([tcp(raw_server(after(0.02, reset))) for _ in range(2)])
+    with nothing_left(pool):
+        async with TCPForwarder(pool, "127.0.0.1", 0) as forwarder:
+            with pytest.raises(ConnectionResetError):
+                await run_sync(whose, forwarder.port)
+            await until(lambda: not forwarder.stats.open)
+            assert forwarder.stats.failed == 1
+    assert sum(backend.failures for backend in pool.status().backends) == 3
+
+
+async def test_stopped_while_it_goes_elsewhere_it_leaves_nothing_behind(raw_server: MakeRawServer) -> None:
+    with full_backlog() as port:
+        pool = Pool([tcp(raw_server(after(0.05, reset))), f"tcp://127.0.0.1:{port}"], algorithm="first")
+        with nothing_left(pool):
+            async with TCPForwarder(pool, "127.0.0.1", 0) as forwarder:
+                with await run_sync(dial, forwarder.port) as client:
+                    await until(lambda: pool.status().backends[1].in_flight == 1)
+                    assert await forwarder.stop(grace=0) == 1
+                    with pytest.raises(ConnectionResetError):
+                        client.recv(1)
+
+
+async def test_a_backend_that_does_not_answer_in_time_is_to_blame(raw_server: MakeRawServer) -> None:
+    silent, good = raw_server(stall), raw_server(echo)
+    pool = Pool([tcp(silent), tcp(good)], algorithm="first")
+    with nothing_left(pool):
+        async with TCPForwarder(pool, "127.0.0.1", 0, answer_timeout=0.2, idle_timeout=0.5) as forwarder:
+
+            def talk() -> None:
+                with dial(forwarder.port) as client:
+                    client.sendall(b"hello")
+                    with pytest.raises(ConnectionResetError):
+                        client.recv(1)
+
+            await run_sync(talk)
+            assert pool.status().backends[0].failures == 1
+            pool.disable(tcp(silent))
+
+            def talk_at_length() -> None:
+                with dial(forwarder.port) as client:
+                    for _ in range(8):
+                        client.sendall(b"x")
+                        assert client.recv(1) == b"x"
+                        threading.Event().wait(0.05)
+
+            await run_sync(talk_at_length)
+    assert pool.status().backends[1].failures == 0
