@@ -30,6 +30,21 @@ def serve() -> Iterator[Serve]:
         host.stop()
 
 
+PART = b"x" * 65536
+
+
+def _send(connection: Connection, size: int) -> None:
+    """So many bytes, as fast as they are taken."""
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+    for sent in range(0, size, len(PART)):
+        connection.send(PART[: size - sent])
+        SENT[connection.index] = sent + len(PART)
+
+
+SENT: dict[int, int] = {}
+"""By connection of the raw server: how much of a long answer was taken."""
+
+
 def answer_or_not(connection: Connection) -> None:
     """A backend that breaks off in the middle of /raw/broken, is silent for /raw/silent, and answers all else."""
     while (request := connection.read_request()) is not None:
@@ -39,6 +54,9 @@ def answer_or_not(connection: Connection) -> None:
         if b"/raw/silent" in request:
             connection.wait_for_client_close(20)
             return
+        if b"/raw/down/" in request:
+            _send(connection, int(request.split(b"/raw/down/")[1].split(b" ")[0]))
+            continue
         connection.respond()
 
 

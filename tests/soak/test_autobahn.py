@@ -1,0 +1,86 @@
+"""Autobahn's fuzzing client against an echo server, directly and behind the reverse proxy.
+
+The test suite is in Python 2 only. Where there is a Python 2.7 (`python2.7` on the path, or in pyenv) it is installed
+into a folder of the test's own; elsewhere tests/asgi/test_websocket.py has to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lbclient.asgi import ReverseProxy
+from tests.asgi.hosting import Host
+from tests.conftest import SharedServers
+
+CASES = [
+    "1.*",
+    "2.*",
+    "3.*",
+    "4.*",
+    "5.*",
+    "6.*",
+    "7.*",
+    "9.1.*",
+    "9.2.*",
+    "9.5.*",
+    "10.*",
+    "12.1.*",
+    "13.1.*",
+]
+PASSED = {"OK", "NON-STRICT", "INFORMATIONAL", "UNIMPLEMENTED"}
+
+RUN = """
+import site, sys
+site.addsitedir(sys.argv[1])
+from autobahntestsuite.wstest import run
+sys.argv = ["wstest", "-m", "fuzzingclient", "-s", sys.argv[2]]
+run()
+"""
+
+
+def python2() -> str | None:
+    """A Python 2.7, if there is one."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    return shutil.which("python2.7") or next((str(path) for path in pyenv.glob("2.7*/bin/python")), None)
+
+
+@pytest.mark.timeout(900)
+def test_no_case_fails_that_passes_directly(servers: SharedServers, tmp_path: Path) -> None:
+    python = python2()
+    if python is None:
+        pytest.skip("Autobahn's test suite needs a Python 2.7")
+    packages = tmp_path / "packages"
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    if subprocess.run([*pip, "--target", str(packages), "autobahntestsuite"]).returncode:
+        pytest.skip("Autobahn's test suite cannot be installed")
+    (backend,) = servers("uvicorn", 1)
+    with Host(ReverseProxy([backend.url])) as host:
+        urls = {"direct": f"ws://127.0.0.1:{backend.port}/ws", "proxied": f"ws://127.0.0.1:{host.port}/ws"}
+        specification = {
+            "outdir": str(tmp_path / "reports"),
+            "servers": [{"agent": agent, "url": url} for agent, url in urls.items()],
+            "cases": CASES,
+            "exclude-cases": [],
+            "exclude-agent-cases": {},
+        }
+        path = tmp_path / "fuzz.json"
+        path.write_text(json.dumps(specification))
+        subprocess.run([python, "-c", RUN, packages, path], stdout=subprocess.DEVNULL, check=True)
+    report = json.loads((tmp_path / "reports" / "index.json").read_text())
+    assert len(report["direct"]) > 250
+    worse = {
+        case: (direct["behavior"], report["proxied"][case]["behavior"])
+        for case, direct in report["direct"].items()
+        if direct["behavior"] in PASSED
+        and (
+            report["proxied"][case]["behavior"] not in PASSED
+            or report["proxied"][case]["behaviorClose"] not in PASSED
+        )
+    }
+    assert worse == {}
