@@ -301,4 +301,6 @@ def as_pool(target: Any, *, udp: bool) -> Pool:
         if backend.scheme == wrong:
             takes, other = ("connections", "TCPForwarder") if udp else ("datagrams", "UDPForwarder")
             raise ValueError(f"{backend.url} takes {takes}; write {other} for it")
+        if udp and backend.uds is not None:
+            raise ValueError(f"{backend.url} has uds={backend.uds!r}; datagrams go to an address and a port")
     return target

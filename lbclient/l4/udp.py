@@ -51,6 +51,7 @@ class Session:
         "_cuts",
         "_last",
         "_owner",
+        "_passed",
         "_seen",
         "_socket",
         "_ticket",
@@ -77,6 +78,7 @@ class Session:
         self.waiting: list[bytes] | None = None
         self.idle_since = 0.0
         self.up = self.down = 0
+        self._passed = 0  # datagrams, for those without a byte are signs of life as well
         self.open = True
         self.reason: str | None = None
 
@@ -138,6 +140,7 @@ class Session:
             self._owner.stats.dropped += 1
         else:
             self.up += len(data)
+            self._passed += 1
 
     def _from_backend(self) -> None:
         owner = self._owner
@@ -173,6 +176,7 @@ class Session:
         self._answers += 1
         self._last = b""
         self.down += len(data)
+        self._passed += 1
 
     def _refused(self, exc: OSError) -> None:
         """Nobody listens at the backend."""
@@ -197,9 +201,8 @@ class Session:
 
     def look(self, now: float, patience: float) -> bool:
         """Whether nothing has passed for so many seconds; to be asked now and then."""
-        passed = self.up + self.down
-        if passed != self._seen:
-            self._seen = passed
+        if self._passed != self._seen:
+            self._seen = self._passed
             self.idle_since = now
         return now - self.idle_since >= patience
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
 from anyio.to_thread import run_sync
 
-from lbclient import PassiveHealth, Pool
+from lbclient import Backend, Connect, PassiveHealth, Pool
 from lbclient.l4 import UDPForwarder, connections
+from lbclient.l4.fleet import fleet_of
+from lbclient.l4.forwarder import Forwarder
 from tests.l4.peers import naming, udp_client, udp_servers
 from tests.servers import free_port
 
@@ -286,6 +289,7 @@ async def test_large_datagrams_pass_whole() -> None:
         ({"responses": 0}, "responses"),
         ({"idle_timeout": 0}, "idle_timeout"),
         ({"pool": Pool(["tcp://127.0.0.1:1"])}, "TCPForwarder"),
+        ({"pool": Pool([Backend("udp://here:1", uds="/run/s")])}, "uds"),
     ],
 )
 def test_wrong_arguments_say_what_to_write(options: dict[str, Any], words: str) -> None:
@@ -296,3 +300,155 @@ def test_wrong_arguments_say_what_to_write(options: dict[str, Any], words: str) 
     } | options
     with pytest.raises(ValueError, match=words):
         UDPForwarder(**arguments)
+
+
+async def test_datagrams_without_a_byte_keep_a_session_alive() -> None:
+    with udp_servers(lambda data: None) as [server]:
+        async with UDPForwarder(Pool([server.url]), "127.0.0.1", 0, idle_timeout=0.2) as forwarder:
+            with udp_client(forwarder.port) as client:
+                for _ in range(8):
+                    client.send(b"")
+                    await anyio.sleep(0.06)
+                assert (forwarder.stats.open, forwarder.stats.accepted) == (1, 1)
+
+
+class Reluctant(socket.socket):
+    """Fails as it is told to, and then does what it should."""
+
+    sends: ClassVar[list[OSError]] = []
+    receives: ClassVar[list[OSError]] = []
+
+    def send(self, *args: Any) -> int:
+        if self.sends:
+            raise self.sends.pop(0)
+        return super().send(*args)
+
+    def recv(self, *args: Any) -> bytes:
+        if self.receives:
+            raise self.receives.pop(0)
+        return super().recv(*args)
+
+    def recvfrom(self, *args: Any) -> tuple[bytes, Any]:
+        if self.receives:
+            raise self.receives.pop(0)
+        return super().recvfrom(*args)
+
+    def sendto(self, *args: Any) -> int:
+        if self.sends:
+            raise self.sends.pop(0)
+        return super().sendto(*args)
+
+
+def unreachable() -> OSError:
+    return OSError(errno.EHOSTUNREACH, "No route to host")
+
+
+async def test_what_cannot_be_passed_on_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reluctant(family: int, kind: socket.SocketKind, connect: Connect) -> socket.socket:
+        made = Reluctant(family, kind)
+        made.setblocking(False)
+        return made
+
+    monkeypatch.setattr("lbclient.l4.udp.new_socket", reluctant)
+    with udp_servers(naming(b"a")) as [server]:
+        pool = Pool([server.url])
+        async with UDPForwarder(pool, "127.0.0.1", 0) as forwarder:
+            with udp_client(forwarder.port) as client:
+                Reluctant.sends[:] = [BlockingIOError(), unreachable()]
+                client.send(b"1")
+                client.send(b"2")
+                await until(lambda: forwarder.stats.dropped == 2)
+                Reluctant.receives[:] = [unreachable()]
+                assert await run_sync(ask, client) == b"a:q"
+                assert not Reluctant.receives
+    assert pool.status().backends[0].failures == 0
+
+
+async def test_a_refusal_may_be_told_when_the_next_datagram_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reluctant(family: int, kind: socket.SocketKind, connect: Connect) -> socket.socket:
+        made = Reluctant(family, kind)
+        made.setblocking(False)
+        return made
+
+    monkeypatch.setattr("lbclient.l4.udp.new_socket", reluctant)
+    with udp_servers(naming(b"a"), naming(b"b")) as servers:
+        pool = Pool([server.url for server in servers], algorithm="first")
+        async with UDPForwarder(pool, "127.0.0.1", 0) as forwarder:
+            with udp_client(forwarder.port) as client:
+                Reluctant.sends[:] = [ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")]
+                assert await run_sync(ask, client) == b"b:q"
+
+
+async def test_trouble_with_the_listener_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = Forwarder._bind
+
+    async def reluctant(self: Forwarder) -> socket.socket:
+        usual = await bind(self)
+        return Reluctant(usual.family, usual.type, usual.proto, usual.detach())
+
+    monkeypatch.setattr(Forwarder, "_bind", reluctant)
+    with udp_servers(naming(b"a")) as [server]:
+        async with UDPForwarder(Pool([server.url]), "127.0.0.1", 0) as forwarder:
+            with udp_client(forwarder.port) as client:
+                Reluctant.receives[:] = [unreachable()]
+                Reluctant.sends[:] = [BlockingIOError()]
+                client.send(b"1")
+                await until(lambda: forwarder.stats.dropped == 1)
+                assert await run_sync(ask, client) == b"a:q"
+
+
+async def test_without_descriptors_a_session_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(family: int, kind: socket.SocketKind, connect: Connect) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("lbclient.l4.udp.new_socket", none_left)
+    pool = Pool(["udp://127.0.0.1:1"])
+    async with UDPForwarder(pool, "127.0.0.1", 0) as forwarder:
+        with udp_client(forwarder.port) as client:
+            client.send(b"1")
+            await until(lambda: forwarder.stats.failed == 1 and not forwarder.stats.open)
+    assert (in_flight(pool), pool.status().backends[0].failures) == (0, 0)
+
+
+async def test_an_address_that_cannot_be_reached_fails_the_session() -> None:
+    pool = Pool(["udp://[ff02::1]:9"])  # link-local, without saying on which link
+    async with UDPForwarder(pool, "127.0.0.1", 0) as forwarder:
+        with udp_client(forwarder.port) as client:
+            client.send(b"1")
+            await until(lambda: forwarder.stats.failed == 1 and not forwarder.stats.open)
+    assert in_flight(pool) == 0
+
+
+async def test_a_session_that_begins_while_a_drain_ends_is_cut_as_well() -> None:
+    with udp_servers(naming(b"a")) as [server]:
+        pool = Pool([server.url])
+        async with UDPForwarder(pool, "127.0.0.1", 0) as forwarder:
+            fleet = fleet_of(pool)
+            fleet.cuts = lambda url: -1  # type: ignore[method-assign]
+            with udp_client(forwarder.port) as client:
+                client.send(b"1")
+                await until(lambda: forwarder.stats.cut == 1)
+            del fleet.cuts
+    assert in_flight(pool) == 0
+
+
+async def test_stopped_while_a_name_is_looked_up_it_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(backend: Backend, kind: socket.SocketKind) -> list[Any]:
+        looking.set()
+        await anyio.sleep_forever()
+        return []
+
+    looking = anyio.Event()
+    monkeypatch.setattr("lbclient.l4.udp.addresses_of", never)
+    pool = Pool(["udp://localhost:1"])
+    async with UDPForwarder(pool, "127.0.0.1", 0) as forwarder:
+        with udp_client(forwarder.port) as client:
+            client.send(b"1")
+            await looking.wait()
+            [session] = forwarder._sessions.values()
+            assert repr(session).endswith("with udp://localhost:1, open>")
+            assert await forwarder.stop(grace=0) == 1
+            assert repr(session).endswith("cut>")
+    assert in_flight(pool) == 0
