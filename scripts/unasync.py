@@ -31,6 +31,7 @@ ASYNC_ONLY = {
     "native",
     "native_connection",
     "native_stream",
+    "patience",
     "prober",  # runs in an event loop of its own thread
     "probing",
     "sockets",

@@ -41,7 +41,8 @@ class Progress:
             same request was faster.
         unsent: Nothing of the request has been handed to a connection.
         stale: The connection had been idle after other requests, and ended without a byte since.
-        said: What an HTTP/2 server said of the request: REFUSED or LEAVING.
+        said: What is known of the ending besides: what an HTTP/2 server said of the request (REFUSED, LEAVING), or that
+            our own event loop could not connect (STARVED).
         beaten: Another attempt of the same request was faster: one that began later and had connected while this one
             had not, or just another.
     """

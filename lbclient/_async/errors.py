@@ -80,7 +80,7 @@ def ending_of(exc: BaseException, progress: Proven) -> Ending:
     if isinstance(exc, httpx.PoolTimeout):
         return Ending.FULL
     if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return Ending.UNREACHABLE
+        return progress.said or Ending.UNREACHABLE
     ending = ending_of_body(exc)
     if ending is not Ending.TRUNCATED:
         return ending

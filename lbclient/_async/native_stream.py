@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-import anyio
 import httpcore
 
 from lbclient._async.native_connection import NativeConnection
+from lbclient._async.patience import Patience
 
 _NAMES = MappingProxyType(
     {"ssl_object": "ssl_object", "client_addr": "sockname", "server_addr": "peername", "socket": "socket"}
 )
-
-
-@contextmanager
-def connecting_within(timeout: float | None, late: str = "") -> Generator[None, None, None]:
-    """Connect, or begin with TLS, in here: in so many seconds, and with httpcore's exceptions; `late` in words."""
-    try:
-        with anyio.fail_after(timeout):
-            yield
-    except TimeoutError as exc:
-        raise httpcore.ConnectTimeout(late) from exc
-    except OSError as exc:
-        raise httpcore.ConnectError(str(exc)) from exc
 
 
 class NativeStream(httpcore.AsyncNetworkStream):
@@ -55,7 +41,7 @@ class NativeStream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         """TLS from now on: in the tunnel that a CONNECT has opened."""
-        with connecting_within(timeout, f"no TLS within {timeout} s"):
+        with Patience(timeout, timeout).step():
             await self._connection.start_tls(ssl_context, server_hostname)
         return self
 

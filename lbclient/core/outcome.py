@@ -37,6 +37,7 @@ class Ending(enum.Enum):
     """How an attempt ended that brought no response: the rows of the table."""
 
     UNREACHABLE = "no connection came about: refused, unknown, TLS failure, connect timeout"
+    STARVED = "our own event loop was too busy to connect in time"
     FULL = "no connection came free within our own limit"
     OURS = "the caller's own doing: a bad header, a body of another length, a bug"
     BROKEN = "the connection ended, or carried something else than HTTP, before the response"
@@ -60,6 +61,7 @@ class Proof(NamedTuple):
 
 ENDINGS: dict[Ending, Proof] = {
     Ending.UNREACHABLE: Proof("connect", Elsewhere.ANY),
+    Ending.STARVED: Proof("local", Elsewhere.ANY),
     Ending.FULL: Proof("local", Elsewhere.ANY),
     Ending.OURS: Proof("local", Elsewhere.NEVER),
     Ending.BROKEN: Proof("reset", Elsewhere.IDEMPOTENT),

@@ -56,7 +56,7 @@ def run(plan: Attempts, *outcomes: Outcome, clock: FakeClock | None = None) -> l
 
 
 BLAMED = {Ending.UNREACHABLE, Ending.BROKEN, Ending.SLOW, Ending.TRUNCATED}
-ANYWHERE = {Ending.UNREACHABLE, Ending.FULL, Ending.REFUSED}
+ANYWHERE = {Ending.UNREACHABLE, Ending.STARVED, Ending.FULL, Ending.REFUSED}
 ONCE_IDEMPOTENT = {Ending.BROKEN, Ending.STALE, Ending.SLOW, Ending.HURRIED, Ending.LEAVING}
 
 

@@ -81,7 +81,7 @@ def ending_of(exc: BaseException, progress: Proven) -> Ending:
     if isinstance(exc, httpx2.PoolTimeout):
         return Ending.FULL
     if isinstance(exc, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-        return Ending.UNREACHABLE
+        return progress.said or Ending.UNREACHABLE
     ending = ending_of_body(exc)
     if ending is not Ending.TRUNCATED:
         return ending

@@ -9,17 +9,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from functools import partial
 from typing import Any, cast
 
-import anyio
 import httpx2
 
 from lbclient.core.backend import Backend
 from lbclient.core.facts import Header
+from lbclient.core.outcome import Ending
 from lbclient.httpx2._async.connections import OPEN, Connections
 from lbclient.httpx2._async.engine import Answer, PooledEngine, Progress
 from lbclient.httpx2._async.errors import as_httpx
 from lbclient.httpx2._async.http11 import Head, Outgoing
 from lbclient.httpx2._async.native_connection import Body, NativeConnection
-from lbclient.httpx2._async.native_stream import NativeStream, connecting_within
+from lbclient.httpx2._async.native_stream import NativeStream
+from lbclient.httpx2._async.patience import Patience, Starved
 from lbclient.httpx2._async.retarget import Target
 from lbclient.httpx2._async.streams import Lease
 from lbclient.httpx2._async.tracing import Events, is_watched
@@ -51,8 +52,8 @@ class NativeEngine(PooledEngine):
             outgoing = Outgoing(method, target.path + request.url.raw_path, target.lines(headers))
             taken = connections.at_once() or await connections.take(timeouts.get("pool"))
             if taken is OPEN:
-                within = progress.connect_timeout(timeouts)
-                connection = await self._open(connections, target, request, within, events)
+                patience = Patience(progress.connect_timeout(timeouts), timeouts.get("connect"))
+                connection = await self._open(connections, target, request, patience, events)
             else:
                 connection = cast(NativeConnection, taken)
             if progress.claim is not None:
@@ -70,6 +71,8 @@ class NativeEngine(PooledEngine):
                 progress.unsent = connection.written == written
                 progress.stale = connection.served > 0 and connection.received == received
                 await connections.give_back(connection)
+            if isinstance(exc, Starved):
+                progress.said = Ending.STARVED
             mapped = as_httpx(exc) if isinstance(exc, Exception) else exc
             if mapped is exc:
                 raise
@@ -99,18 +102,16 @@ class NativeEngine(PooledEngine):
         connections: Connections,
         target: Target,
         request: httpx2.Request,
-        timeout: float | None,
+        patience: Patience,
         events: Events | None,
     ) -> NativeConnection:
         """Use the right to open a connection; whatever happens, the right is spent."""
         connection = NativeConnection(asyncio.get_running_loop())
         try:
-            deadline = None if timeout is None else anyio.current_time() + timeout
-            await self._connect_to(connection, target.backend, timeout, events)
+            await self._connect_to(connection, target.backend, patience, events)
             if target.secure:
-                left = None if deadline is None else max(0.0, deadline - anyio.current_time())
                 name = target.server_name(request) or target.backend.hostname
-                await _start_tls(connection, self._ssl_context(), name, left, events)
+                await _start_tls(connection, self._ssl_context(), name, patience, events)
             connections.opened(connection)
         except BaseException:
             connection.abort()
@@ -119,11 +120,11 @@ class NativeEngine(PooledEngine):
         return connection
 
     async def _connect_to(
-        self, connection: NativeConnection, backend: Backend, timeout: float | None, events: Events | None
+        self, connection: NativeConnection, backend: Backend, patience: Patience, events: Events | None
     ) -> None:
         connect = self._connect
         loop = asyncio.get_running_loop()
-        told: dict[str, Any] = {"timeout": timeout, "socket_options": connect.socket_options}
+        told: dict[str, Any] = {"timeout": patience.left, "socket_options": connect.socket_options}
         connecting: Callable[[], Awaitable[Any]]
         if backend.uds is not None:
             name, told = "connection.connect_unix_socket", {"path": backend.uds, **told}
@@ -142,7 +143,7 @@ class NativeEngine(PooledEngine):
             )
 
         async def step() -> None:
-            with connecting_within(timeout):
+            with patience.step():
                 await connecting()
                 if connect.socket_options is not None:
                     socket = connection.transport.get_extra_info("socket")
@@ -156,13 +157,13 @@ async def _start_tls(
     connection: NativeConnection,
     context: ssl.SSLContext,
     server_hostname: str,
-    timeout: float | None,
+    patience: Patience,
     events: Events | None,
 ) -> None:
-    told = {"ssl_context": context, "server_hostname": server_hostname, "timeout": timeout}
+    told = {"ssl_context": context, "server_hostname": server_hostname, "timeout": patience.left}
 
     async def step() -> None:
-        with connecting_within(timeout):
+        with patience.step():
             await connection.start_tls(context, server_hostname)
 
     await _told(events, "connection.start_tls", told, step, connection)

@@ -4,31 +4,17 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-import anyio
 import httpcore2
 
 from lbclient.httpx2._async.native_connection import NativeConnection
+from lbclient.httpx2._async.patience import Patience
 
 _NAMES = MappingProxyType(
     {"ssl_object": "ssl_object", "client_addr": "sockname", "server_addr": "peername", "socket": "socket"}
 )
-
-
-@contextmanager
-def connecting_within(timeout: float | None, late: str = "") -> Generator[None, None, None]:
-    """Connect, or begin with TLS, in here: in so many seconds, and with httpcore2's exceptions; `late` in words."""
-    try:
-        with anyio.fail_after(timeout):
-            yield
-    except TimeoutError as exc:
-        raise httpcore2.ConnectTimeout(late) from exc
-    except OSError as exc:
-        raise httpcore2.ConnectError(str(exc)) from exc
 
 
 class NativeStream(httpcore2.AsyncNetworkStream):
@@ -56,7 +42,7 @@ class NativeStream(httpcore2.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
         """TLS from now on: in the tunnel that a CONNECT has opened."""
-        with connecting_within(timeout, f"no TLS within {timeout} s"):
+        with Patience(timeout, timeout).step():
             await self._connection.start_tls(ssl_context, server_hostname)
         return self
 
