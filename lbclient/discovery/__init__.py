@@ -5,6 +5,7 @@ pool = Pool(Subset(Filter(File("backends.yaml"), zone="a"), size=20))
 
 from lbclient.core.source import Source, Trouble
 from lbclient.core.status import SourceStatus
+from lbclient.discovery.consul import Consul
 from lbclient.discovery.debounce import Debounce
 from lbclient.discovery.dns import Dns
 from lbclient.discovery.etcd import Etcd
@@ -16,6 +17,7 @@ from lbclient.discovery.static import Static
 from lbclient.discovery.subset import Subset
 
 __all__ = [
+    "Consul",
     "Debounce",
     "Dns",
     "Etcd",

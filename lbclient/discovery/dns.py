@@ -138,7 +138,7 @@ class Dns(Source):
                     yield self._backends(found)
                 with anyio.move_on_after(asked + pause - anyio.current_time()):
                     await doubted.wait()
-                    await anyio.sleep(asked + max(self._floor, BETWEEN_DOUBTS) - anyio.current_time())
+                    await anyio.sleep_until(asked + max(self._floor, BETWEEN_DOUBTS))
         finally:
             self._doubts.remove(doubted)
 

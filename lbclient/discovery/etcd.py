@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio.to_thread
 import httpx
 
 from lbclient.core.backend import Backend
@@ -161,7 +163,9 @@ class Etcd(ListWatch[httpx.AsyncClient, Entries]):
     async def connect(self) -> AsyncGenerator[httpx.AsyncClient, None]:
         """See `ListWatch`."""
         url = self._endpoints[0]
-        context = ssl_context(self._verify, self._cert) if url.startswith("https") else False
+        context: ssl.SSLContext | bool = False
+        if url.startswith("https"):
+            context = await anyio.to_thread.run_sync(ssl_context, self._verify, self._cert)
         try:
             async with new_client(url, context, self._timeout) as client:
                 if self._login is not None:

@@ -95,13 +95,29 @@ def as_object(text: bytes | str) -> Json:
     Raises:
         RegistryError: It is something else.
     """
-    try:
-        found = json.loads(text)
-    except ValueError as exc:
-        raise RegistryError(f"no JSON, but {text[:80]!r}") from exc
+    found = _decoded(text)
     if not isinstance(found, dict):
         raise RegistryError(f"no JSON object, but {text[:80]!r}")
     return cast("Json", found)
+
+
+def as_list(text: bytes | str) -> list[Json]:
+    """A JSON array of objects.
+
+    Raises:
+        RegistryError: It is something else.
+    """
+    found = _decoded(text)
+    if not isinstance(found, list):
+        raise RegistryError(f"no JSON array, but {text[:80]!r}")
+    return cast("list[Json]", found)
+
+
+def _decoded(text: bytes | str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise RegistryError(f"no JSON, but {text[:80]!r}") from exc
 
 
 @asynccontextmanager
