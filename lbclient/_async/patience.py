@@ -5,7 +5,7 @@ turns of the event loop, and when a turn is long (a thousand others connect in t
 server has answered long ago. Blaming it takes a good backend out of the pool, and the next, because nothing is wrong
 with any of them.
 
-So when the time is up, the turn that the loop is in is measured. A connect that has not had `TURNS` such turns gets
+So when the time is up, the turn that the loop is in is measured. If it is long, a connect that has not had `TURNS` such turns gets
 them, once and within the timeout of the caller; one that had no chance to get them is nobody's fault (`Starved`).
 """
 
@@ -19,6 +19,7 @@ import anyio
 import httpcore
 
 TURNS = 12  # twice what it takes
+LONG = 0.1  # seconds; a shorter turn is an ordinary hiccup of a process
 
 
 class Starved(httpcore.ConnectTimeout):
@@ -84,7 +85,7 @@ class Patience:
         now = self._loop.time()
         turn = max(now - self._asked, self._asked - self._due)
         enough = self._begun + TURNS * turn
-        if not self._granted and enough > now:
+        if not self._granted and turn > LONG and enough > now:
             self._starved = self._limit is not None and enough > self._limit
             if self._limit is None or now < self._limit:
                 self._granted = True

@@ -23,6 +23,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(autouse=True)
+def _short_turns_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lbclient._async.patience.LONG", 0.005)
+
+
 def keep_busy(seconds: float, times: int) -> None:
     """Make so many turns of the event loop that long, from the next one on."""
     loop = asyncio.get_running_loop()
