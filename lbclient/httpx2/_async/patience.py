@@ -6,8 +6,9 @@ turns of the event loop, and when a turn is long (a thousand others connect in t
 server has answered long ago. Blaming it takes a good backend out of the pool, and the next, because nothing is wrong
 with any of them.
 
-So when the time is up, the turn that the loop is in is measured. If it is long, a connect that has not had `TURNS` such turns gets
-them, once and within the timeout of the caller; one that had no chance to get them is nobody's fault (`Starved`).
+So when the time is up, the turn that the loop is in is measured. If it is long, a connect that has not had `TURNS` such
+turns gets them, once and within the timeout of the caller; one that had no chance to get them is nobody's fault
+(`Starved`).
 """
 
 from __future__ import annotations
