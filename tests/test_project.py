@@ -41,6 +41,7 @@ NO_IO = frozenset(
         "logging",
         "math",
         "operator",
+        "os.register_at_fork",
         "random",
         "re",
         "reprlib",
@@ -125,7 +126,9 @@ def offence(name: str) -> str | None:
     if any(name == bad or name.startswith(f"{bad}.") for bad in FORBIDDEN):
         return "I/O"
     top = name.partition(".")[0]
-    return None if top in NO_IO | OTHERS else "neither I/O-free standard library nor tenacity"
+    return (
+        None if top in NO_IO | OTHERS or name in NO_IO else "neither I/O-free standard library nor tenacity"
+    )
 
 
 def test_core_imports_nothing_that_does_io() -> None:

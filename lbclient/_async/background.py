@@ -125,14 +125,18 @@ class BackgroundTask:
         finally:
             self._ended.set()
 
+    def stop_soon(self) -> None:
+        """Cancel it, without waiting. From any thread."""
+        with suppress(RuntimeError):  # that loop is closed, and its tasks with it
+            call_soon(self._loop, self._scope.cancel)
+
     async def stop(self) -> None:
         """Cancel it, and wait until it has ended, even when the caller is cancelled meanwhile. Idempotent.
 
         From another event loop it is only asked to end: its own may never run again.
         """
         if running_loop() is not self._loop:
-            with suppress(RuntimeError):  # that loop is closed, and its tasks with it
-                call_soon(self._loop, self._scope.cancel)
+            self.stop_soon()
             return
         self._scope.cancel()
         with anyio.CancelScope(shield=True):

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 
 from lbclient._async.background import Wake
 from lbclient._async.loops import Loop, call_soon, running_loop
 
+if TYPE_CHECKING:
+    from lbclient._async.engine import Engine
+
 logger = logging.getLogger("lbclient")
 
 _T = TypeVar("_T")
 Errand: TypeAlias = Callable[[], Coroutine[Any, Any, _T]]
+
+_PARENTS: list[Engine] = []
 
 DONE_WITHIN = 5.0  # seconds; a loop that is blocked for longer does it when it gets to it
 
@@ -44,6 +49,11 @@ async def in_every_loop(errands: Mapping[Loop, Errand[_T]], what: str) -> list[_
         for loop, errand in errands.items():
             group.start_soon(carry_out, loop, errand)
     return results
+
+
+def leave_to_parent(engines: Iterable[Engine]) -> None:
+    """After a fork: neither their sockets nor their event loops are touched here, nor by the garbage collector."""
+    _PARENTS.extend(engines)
 
 
 async def run_in(loop: Loop, errand: Errand[_T], what: str) -> list[_T]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 
-from lbclient._async.elsewhere import in_every_loop
+from lbclient._async.elsewhere import in_every_loop, leave_to_parent
 from lbclient._async.engine import Engine, InnerEngine
 from lbclient._async.engines import check_pool, engine_class
 from lbclient._async.inner import Inner, InnerTransports
-from lbclient._async.loops import Loop, is_over, running_loop
+from lbclient._async.loops import Loop, call_soon, is_over, running_loop
 from lbclient._async.probing import Probing
 from lbclient._async.tls import OneContext
+from lbclient.core.forking import new_lock, tell_after_fork
 from lbclient.core.pool import Pool
 
 
@@ -37,10 +38,11 @@ class PoolIO:
         self._inner = None if inner is None else InnerTransports(inner, pool.members())
         self.probing = Probing(pool, self._inner, self.ssl_context)
         self._engines: dict[Loop, Engine] = {}
-        self._lock = threading.Lock()  # guards _engines: loops run in threads
+        self._lock = new_lock()  # guards _engines: loops run in threads
         self._informed = _Informed()
         self._unsubscribe = pool.subscribe(self._informed.forget)
         weakref.finalize(self, self._unsubscribe).atexit = False  # a pool may outlive its transports
+        tell_after_fork(self)
 
     # Engines
 
@@ -94,7 +96,26 @@ class PoolIO:
         cuts = {loop: partial(engine.cut, url, reason) for loop, engine in self._engines_by_loop().items()}
         return sum(await in_every_loop(cuts, f"closing what is left to {url}"))
 
+    def after_fork(self) -> None:
+        """In the child: connections, prober and event loops are the parent's. Begin anew."""
+        engines, self._engines = self._engines, {}
+        self._informed.forget()
+        self.probing.after_fork()
+        if self._inner is not None:
+            self._inner.after_fork()
+        leave_to_parent(engines.values())
+
     # Ending
+
+    def drop(self) -> bool:
+        """End it without awaiting, because nobody closed it. Whether there were connections."""
+        self.probing.drop()
+        was_open = False
+        for loop, engine in self._engines.items():
+            was_open = was_open or engine.is_open
+            with suppress(RuntimeError):  # the loop is closed, and its connections with it
+                call_soon(loop, engine.drop)
+        return was_open
 
     async def aclose(self) -> None:
         """Stop probing and close the connections in every loop; those of a loop that is gone went with it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import sys
+import warnings
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from time import time
@@ -23,6 +24,7 @@ from lbclient.core import errors as core_errors
 from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
+from lbclient.core.forking import new_lock
 from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
@@ -65,7 +67,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         self._entered = False
         self._closed = False
         self._changing: dict[tuple[str, str | None], str] = {}
-        self._changing_lock = threading.Lock()
+        self._changing_lock = new_lock()
 
     def __repr__(self) -> str:
         pools = ", ".join(repr(io.pool) for io in self._ios.values())
@@ -269,6 +271,13 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions
         )
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and not sys.is_finalizing():
+            self._closed = True
+            were_open = [io.pool.name for io in self._ios.values() if io.drop()]
+            if were_open:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
 
     def _check_open(self) -> None:
         if self._closed:

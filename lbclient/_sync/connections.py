@@ -88,6 +88,10 @@ class Connection(ABC):
         """Close the socket, whatever is under way."""
 
     @abstractmethod
+    def drop(self) -> None:
+        """Close the socket at once, without a word to the peer: nobody in this process uses it any more."""
+
+    @abstractmethod
     def cut(self, reason: str) -> None:
         """A drain is about to close it: those on it get a `DrainTimeout` that says `reason`."""
 
@@ -132,6 +136,11 @@ class Connections:
         with self._lock:
             idle = len(self._idle) + sum(1 for connection in self._shared if not connection.active)
             return self._slots, idle
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are any. Takes no lock: for finalizers."""
+        return self._slots > 0
 
     # Taking
 
@@ -415,6 +424,25 @@ class Connections:
             count = sum(connection.active for connection in in_use)
         self.close()
         return count
+
+    def drop(self, also_in_use: bool) -> None:
+        """Close what nobody uses, and from now on whatever is given back. For finalizers, where nothing can be awaited.
+
+        Args:
+            also_in_use: Also what is in use, by the parent of this process: here nobody uses it.
+        """
+        self.closed = True
+        if also_in_use:  # and the lock may be a copy of one that was held there
+            for connection in list(self._all):
+                connection.drop()
+        elif self._lock.acquire(blocking=False):
+            try:
+                doomed = [*self._forget_idle(), *self._abandoned]
+                self._abandoned = []
+            finally:
+                self._lock.release()
+            for connection in doomed:
+                connection.drop()
 
     def close_idle(self) -> None:
         """Close what nobody uses, and from now on whatever is given back: the backend is no longer a member."""

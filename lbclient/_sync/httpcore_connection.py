@@ -62,6 +62,10 @@ class HttpcoreConnection(Connection):
         """See `Connection`."""
         self.core.close()
 
+    def drop(self) -> None:
+        """See `Connection`."""
+        self.stream.drop()
+
     def cut(self, reason: str) -> None:
         """See `Connection`."""
         self.stream.cut = reason

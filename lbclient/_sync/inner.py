@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
 import httpx
 
 from lbclient.core.backend import Backend
+from lbclient.core.forking import new_lock
 
 Inner: TypeAlias = Callable[[Backend], httpx.BaseTransport]
+
+
+_PARENTS: list[httpx.BaseTransport] = []
 
 
 class InnerTransports:
@@ -25,7 +28,7 @@ class InnerTransports:
             )
         self._factory = factory
         self._made: dict[str, httpx.BaseTransport] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         for backend in backends:
             self(backend)
 
@@ -45,6 +48,11 @@ class InnerTransports:
                     )
                 self._made[backend.url] = transport
             return transport
+
+    def after_fork(self) -> None:
+        """In the child: make others. What the parent's hold is not ours to close, nor the garbage collector's."""
+        _PARENTS.extend(self._made.values())
+        self._made.clear()
 
     def close(self) -> None:
         """Close them all; one that is shared by several backends is closed once."""

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import httpcore
 
 from lbclient._sync import blocking as anyio
-from lbclient._sync.sockets import RAW_FAILURES, holds_bytes, network
+from lbclient._sync.sockets import RAW_FAILURES, drop, holds_bytes, network
 from lbclient.core.backend import Backend
 from lbclient.core.connect import SocketOption
 from lbclient.core.errors import DrainTimeout
@@ -83,6 +83,10 @@ class CountedStream(httpcore.NetworkStream):
     def close(self) -> None:
         """Close the socket."""
         self._stream.close()
+
+    def drop(self) -> None:
+        """Close the socket at once: nobody in this process uses it any more."""
+        drop(self._stream)
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None

@@ -48,6 +48,13 @@ class Probing:
 
     begin_here = begin
 
+    def after_fork(self) -> None:
+        """In the child: the thread knows by itself that it is the parent's."""
+
+    def drop(self) -> None:
+        """Probe no more, without waiting for the end."""
+        self._thread.stop_soon()
+
     def end(self) -> None:
         """Probe no more."""
         self._thread.stop()

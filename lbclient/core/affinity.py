@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
-from threading import Lock
 from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from lbclient.core.algorithms.rendezvous import RendezvousLots
@@ -33,6 +32,7 @@ from lbclient.core.cookies import (
     set_cookie,
 )
 from lbclient.core.facts import Facts, Header, KeyLike, KeyReader, key_reader
+from lbclient.core.forking import new_lock
 from lbclient.core.hashing import stable64
 from lbclient.core.tokens import Secret, Signer
 
@@ -277,7 +277,7 @@ class Sessions:
     def __init__(self, ttl: float, size: int) -> None:
         self._ttl = ttl
         self._size = size
-        self._lock = Lock()
+        self._lock = new_lock()
         self._by_use: OrderedDict[bytes, tuple[str, float]] = (
             OrderedDict()
         )  # (backend, last use), oldest use first

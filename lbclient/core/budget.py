@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
 
 from lbclient.core.checks import check_number
+from lbclient.core.forking import new_lock
 
 TOKENS = 1000  # of one request; scaled, because truncated to whole numbers 0.75 would become 1
 SLICES = 10
@@ -70,7 +70,7 @@ class Budget:
         self._slices = [0] * SLICES
         self._slice = int(clock() / self._width)
         self._balance = 0  # the sum of the slices; negative while the reserve is being used
-        self._lock = Lock()
+        self._lock = new_lock()
 
     def __repr__(self) -> str:
         return f"<Budget, {self.left} retries left>"

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import accumulate
-from threading import Lock
 
 from lbclient.core.budget import Budget, RetryBudget
 from lbclient.core.checks import check_fraction, check_methods, check_number
+from lbclient.core.forking import new_lock
 
 BUCKETS_PER_DOUBLING = 8  # of the latency histogram: its percentiles are exact to 9 %
 SHORTEST = 1e-4  # seconds, the first bucket
@@ -141,7 +141,7 @@ class Hedging:
         self._fresh = 0
         self._won: deque[bool] = deque(maxlen=COPIES_JUDGED)
         self._off_until = -math.inf
-        self._lock = Lock()
+        self._lock = new_lock()
 
     def __repr__(self) -> str:
         off = self._off_until - self._clock()

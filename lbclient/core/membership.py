@@ -8,13 +8,13 @@ log line is written under it.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from random import Random
 
 from lbclient.core.backend import Backend, BackendState
 from lbclient.core.checks import check_number
+from lbclient.core.forking import new_lock
 from lbclient.core.health import Admin, Check
 from lbclient.core.members import BackendLike, Members, admit, find
 from lbclient.core.news import News
@@ -54,7 +54,7 @@ class Membership:
         self.clock = clock
         self.rng = rng
         self._rules = rules
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._news = News(self._lock)
         self.supply: Supply | None = None
         if isinstance(backends, Source):

@@ -25,6 +25,7 @@ from lbclient.core.checks import check_fraction, check_number, check_whole
 from lbclient.core.connect import Connect
 from lbclient.core.errors import NoBackendAvailable, NoSetYet, PoolFull
 from lbclient.core.facts import Facts, KeyLike, KeyReader, as_key, key_reader
+from lbclient.core.forking import tell_after_fork
 from lbclient.core.health import Admin, Passive, PassiveHealth
 from lbclient.core.hedging import Hedge, Hedging
 from lbclient.core.members import BackendLike
@@ -171,6 +172,7 @@ class Pool(Membership):
         if self.queue is not None:
             self.subscribe(self.queue.stir)
         self._in_flight = 0
+        tell_after_fork(self)
         self._ties: Mapping[str, float] = {}
         self._ties_of: Snapshot | None = None
         self._outliers = None if self.passive is None else OutlierDetector(self.passive, self.rng)
@@ -444,6 +446,9 @@ class Pool(Membership):
             state = ticket.state
             state.in_flight -= 1
             self._in_flight -= 1
+            if state.in_flight < 0:
+                self._in_flight += 1  # it was the parent's, before a fork, and is not among ours
+                return
             snapshot = self._snapshot
             if snapshot.ended is not None:
                 snapshot.ended(state)
@@ -530,6 +535,27 @@ class Pool(Membership):
                     state.failures, state.latency = before.failures, before.latency
                     state.tied = before.tied
             self._publish(self.clock())
+        self._news.tell()
+
+    def after_fork(self) -> None:
+        """Become another client of the same backends: what is in flight is the parent's, the dice fall differently.
+
+        What is known of the backends stays known, less an algorithm's own numbers, in which the parent's requests are.
+        """
+        with self._lock:
+            if self.seed is not None:
+                self.seed = random.getrandbits(64)
+                self.rng.seed(self.seed)
+            states: dict[str, BackendState] = {}
+            for url, state in self._states.items():
+                mine = states[url] = BackendState(state.backend, self.clock)
+                mine.weight, mine.latency, mine.tied = state.weight, state.latency, state.tied
+                mine.health = state.health.carried_over(checked=True, judged=True)
+                state.in_flight = 0  # whoever ends a ticket of the parent's in here ends none of ours
+            self._states, self._left, self._in_flight = states, {}, 0
+            self._publish(self.clock())
+        if self.queue is not None:
+            self.queue.forget_all()
         self._news.tell()
 
     def status(self) -> PoolStatus:

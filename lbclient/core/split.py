@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 from random import Random
-from threading import Lock
 from time import monotonic
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from lbclient.core.backend import Backend, BackendState
 from lbclient.core.checks import check_number
 from lbclient.core.cookies import COOKIE_NAME, MOST_VALUES, cookie_values, set_cookie
 from lbclient.core.facts import Facts, Header
+from lbclient.core.forking import new_lock
 from lbclient.core.pool import Pool
 from lbclient.core.tokens import Secret, Signer
 
@@ -171,7 +171,7 @@ class _Sides:
         ]
         self._routed = dict(zip(turns, self.by_name.values(), strict=True))
         self._picker = WeightedRoundRobin().build(turns, rng)
-        self._lock = Lock()
+        self._lock = new_lock()
 
     def next(self) -> Routed:
         """Whose turn it is."""

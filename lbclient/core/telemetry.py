@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
 from typing import TypeAlias
+
+from lbclient.core.forking import new_lock
 
 AnswerListener: TypeAlias = Callable[[str, float, int], None]
 """Called with the backend's URL, the seconds to the response's headers, and the response's status."""
@@ -22,7 +23,7 @@ class Telemetry:
     __slots__ = ("_lock", "hedges", "listeners", "retries")
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = new_lock()
         self.retries = 0
         self.hedges = 0
         self.listeners: tuple[AnswerListener, ...] = ()

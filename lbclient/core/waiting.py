@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from threading import Lock
 
 from lbclient.core.errors import NoBackendAvailable
+from lbclient.core.forking import new_lock
 
 
 class Place:
@@ -36,7 +36,7 @@ class Queue:
         self._name = name
         self._limit = limit
         self._places: OrderedDict[Place, None] = OrderedDict()
-        self._lock = Lock()
+        self._lock = new_lock()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -68,6 +68,11 @@ class Queue:
         """Whether somebody came before the owner of `place` (None: who has not joined)."""
         with self._lock:
             return bool(self._places) and next(iter(self._places)) is not place
+
+    def forget_all(self) -> None:
+        """Nobody waits any more: they are in another process."""
+        with self._lock:
+            self._places.clear()
 
     def stir(self) -> None:
         """There may be room: wake the first."""

@@ -64,6 +64,10 @@ class HttpcoreConnection(Connection):
         """See `Connection`."""
         await self.core.aclose()
 
+    def drop(self) -> None:
+        """See `Connection`."""
+        self.stream.drop()
+
     def cut(self, reason: str) -> None:
         """See `Connection`."""
         self.stream.cut = reason

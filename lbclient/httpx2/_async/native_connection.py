@@ -140,6 +140,10 @@ class NativeConnection(Connection, asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def drop(self) -> None:
+        """See `Connection`."""
+        self.abort()
+
     def cut(self, reason: str) -> None:
         """See `Connection`."""
         self._cut = reason

@@ -18,7 +18,7 @@ import httpcore2
 from lbclient.core.backend import Backend
 from lbclient.core.connect import SocketOption
 from lbclient.core.errors import DrainTimeout
-from lbclient.httpx2._async.sockets import RAW_FAILURES, holds_bytes, network
+from lbclient.httpx2._async.sockets import RAW_FAILURES, drop, holds_bytes, network
 
 _Step: TypeAlias = Callable[..., Awaitable[httpcore2.AsyncNetworkStream]]
 Trace: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[None]]
@@ -83,6 +83,10 @@ class CountedStream(httpcore2.AsyncNetworkStream):
     async def aclose(self) -> None:
         """Close the socket."""
         await self._stream.aclose()
+
+    def drop(self) -> None:
+        """Close the socket at once: nobody in this process uses it any more."""
+        drop(self._stream)
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None

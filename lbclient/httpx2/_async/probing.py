@@ -62,6 +62,17 @@ class Probing:
                 self._thread = BackgroundThread(self._main, self._name)
             self._thread.start()
 
+    def after_fork(self) -> None:
+        """In the child: what runs, runs in the parent."""
+        self._task = None
+
+    def drop(self) -> None:
+        """Probe no more, without waiting for the end."""
+        if self._task is not None:
+            self._task.stop_soon()
+        if self._thread is not None:
+            self._thread.stop_soon()
+
     async def end(self) -> None:
         """Probe no more."""
         if self._task is not None:

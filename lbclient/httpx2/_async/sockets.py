@@ -19,6 +19,17 @@ def network() -> httpcore2.AsyncNetworkBackend:
     return cast(httpcore2.AsyncNetworkBackend, httpcore2.AnyIOBackend())
 
 
+def drop(stream: httpcore2.AsyncNetworkStream) -> None:
+    """Close the socket at once, from the thread of its event loop. Private parts of anyio, pinned by tests."""
+    below: Any = getattr(stream, "_stream", None)
+    if isinstance(below, TLSStream):
+        below = below.transport_stream
+    if hasattr(below, "_transport"):
+        below._transport.abort()
+    elif below is not None:
+        below._trio_socket.close()
+
+
 def holds_bytes(stream: httpcore2.AsyncNetworkStream) -> bool:
     """Whether bytes wait between the socket and the reader, where the kernel cannot tell of them.
 

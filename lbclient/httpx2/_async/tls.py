@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import ssl
-import threading
 
 import httpx2
 
 from lbclient.core.connect import Connect
+from lbclient.core.forking import new_lock
 
 
 class OneContext:
@@ -23,7 +23,7 @@ class OneContext:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._context: ssl.SSLContext | None = None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def __call__(self) -> ssl.SSLContext:
         """The same one every time, from any thread."""

@@ -127,6 +127,15 @@ class Engine(Protocol):
         """Close everything."""
         ...
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is any connection of ours."""
+        ...
+
+    def drop(self, also_in_use: bool = False) -> None:
+        """Close without awaiting what nobody uses; see `Connections.drop`."""
+        ...
+
 
 class PooledEngine:
     """The connections of every backend, whatever speaks over them.
@@ -188,6 +197,16 @@ class PooledEngine:
             ending = list(self._backends.values())
         for _, _, connections in ending:
             connections.close()
+
+    @property
+    def is_open(self) -> bool:
+        """See `Engine`."""
+        return any(connections.is_open for _, _, connections in self._backends.values())
+
+    def drop(self, also_in_use: bool = False) -> None:
+        """See `Engine`."""
+        for _, _, connections in list(self._backends.values()):
+            connections.drop(also_in_use)
 
 
 class HttpcoreEngine(PooledEngine):
@@ -348,6 +367,14 @@ class InnerEngine:
     def cut(self, url: str, reason: str) -> int:
         """See `Engine`: the connections are not ours to close."""
         return 0
+
+    @property
+    def is_open(self) -> bool:
+        """See `Engine`."""
+        return False
+
+    def drop(self, also_in_use: bool = False) -> None:
+        """See `Engine`: the connections are not ours to close."""
 
     def close(self) -> None:
         """See `Engine`: the balanced transport closes them, once for all loops."""

@@ -32,6 +32,12 @@ def network() -> Network:
     return Network()
 
 
+def drop(stream: httpcore2.NetworkStream) -> None:
+    """Close the socket at once, for this process only: no shutdown, which a parent would feel, and no lock."""
+    sock = stream.get_extra_info("socket")
+    sock.close()
+
+
 def holds_bytes(stream: httpcore2.NetworkStream) -> bool:
     """Whether bytes wait between the socket and the reader, where the kernel cannot tell of them."""
     sock = stream.get_extra_info("socket")
