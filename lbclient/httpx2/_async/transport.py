@@ -275,7 +275,6 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not sys.is_finalizing():
-            self._closed = True
             were_open = [io.pool.name for io in self._ios.values() if io.drop()]
             if were_open:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
