@@ -13,7 +13,8 @@ from lbclient.core.pool import Pool
 from lbclient.core.routing import Expected, Route, Router
 from lbclient.core.split import Split
 from lbclient.sidecar.document import ConfigurationError, Document, Key, Problem
-from lbclient.sidecar.listeners import Address, Bind, L4Section, ListenerSection
+from lbclient.sidecar.layer4 import L4Section
+from lbclient.sidecar.listeners import Address, Bind, ListenerSection
 from lbclient.sidecar.pools import PoolSection
 from lbclient.sidecar.problems import in_words, problems_of
 from lbclient.sidecar.proxying import ProxySection, RateLimitsSection
@@ -201,7 +202,7 @@ class Configuration(Section):
     @property
     def entry(self) -> str | None:
         """What serves the requests that no route takes."""
-        if self.default is None and not self.routes and len(self.pools) == 1:
+        if self.default is None and self.listeners and not self.routes and len(self.pools) == 1:
             return next(iter(self.pools))
         return self.default
 
@@ -280,11 +281,9 @@ def _loose_ends(configuration: Configuration) -> Iterator[_Finding]:
     if entry is not None and entry not in pools and entry not in splits:
         yield ("default",), f"is {entry!r}, which is no pool and no split; write one of: {names}"
     for at, listener in enumerate(configuration.l4):
-        if listener.pool not in pools:
-            yield (
-                ("l4", at, "pool"),
-                f"is {listener.pool!r}, which is no pool; write one of: {', '.join(pools)}",
-            )
+        for place, pool in listener.pools():
+            if pool not in pools:
+                yield ("l4", at, *place), f"is {pool!r}, which is no pool; write one of: {', '.join(pools)}"
     if configuration.listeners and not configuration.routes and entry is None:
         yield ("listeners",), "there is nobody to route to; write routes, or a default"
     if not configuration.listeners and not configuration.l4:
@@ -305,7 +304,7 @@ def _unused(configuration: Configuration) -> Iterator[_Finding]:
     """What nothing leads to."""
     used = {route.to for route in configuration.routes} | {configuration.entry}
     used |= {pool for split in configuration.splits.values() for pool in split.weights}
-    used |= {listener.pool for listener in configuration.l4}
+    used |= {pool for listener in configuration.l4 for _, pool in listener.pools()}
     for kind, names in (("pools", configuration.pools), ("splits", configuration.splits)):
         for name in names:
             if name not in used:
@@ -316,14 +315,14 @@ def _binds(configuration: Configuration) -> Iterator[tuple[tuple[Key, ...], Addr
     for at, listener in enumerate(configuration.listeners):
         yield ("listeners", at), listener.bind
     for at, other in enumerate(configuration.l4):
-        if other.protocol == "tcp":
+        if other.protocol == "tcp":  # a datagram's port is another one
             yield ("l4", at), other.bind
     if configuration.admin is not None:
         yield ("admin",), configuration.admin.bind
 
 
 def _refused(configuration: Configuration) -> Iterator[_Finding]:
-    """What routes and splits have against each other."""
+    """What pools, routes and splits have against each other."""
     pools = {name: section.build(name) for name, section in configuration.pools.items()}
     splits: dict[str, Split] = {}
     for name, section in configuration.splits.items():

@@ -155,14 +155,3 @@ class ListenerSection(Section):
     @classmethod
     def _from_address(cls, value: object) -> object:
         return {"bind": value} if isinstance(value, str) else value
-
-
-class L4Section(Section):
-    """Where connections or datagrams come in that are passed on as they are."""
-
-    bind: Bind
-    """The address."""
-    protocol: Literal["tcp", "udp"] = "tcp"
-    """What is passed on."""
-    pool: str
-    """To whom."""

@@ -12,7 +12,6 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 from uvicorn.config import Config
@@ -43,7 +42,7 @@ class Listener:
         self.section = section
         self._app = app
         self._fingerprint = _fingerprint(section)
-        self._socket = _bound(section.bind, section.backlog)
+        self._socket = bound(section.bind, section.backlog)
         self._acceptors: list[_Acceptor] = []
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -190,31 +189,50 @@ def _fingerprint(section: ListenerSection) -> bytes:
     return digest.digest()
 
 
-def _bound(address: Address, backlog: int) -> socket.socket:
-    openers: dict[str, Callable[[Address, int], socket.socket]] = {
-        "tcp": _tcp_socket,
-        "unix": _unix_socket,
-        "fd": _inherited_socket,
-    }
+def bound(
+    address: Address, backlog: int = 2048, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> socket.socket:
+    """A socket that listens at an address.
+
+    Args:
+        address: Where.
+        backlog: Connections that the system keeps until they are accepted.
+        kind: Of connections, or of datagrams.
+
+    Raises:
+        OSError: It cannot be; the message says which.
+    """
     try:
-        opened = openers[address.kind](address, backlog)
+        if address.kind == "tcp":
+            opened = _tcp_socket(address, backlog, kind)
+        elif address.kind == "unix":
+            opened = _unix_socket(address, backlog)
+        else:
+            opened = _inherited_socket(address, backlog)
     except OSError as exc:
         raise OSError(exc.errno, f"cannot listen on {address}: {exc.strerror or exc}") from exc
     opened.setblocking(False)
     return opened
 
 
-def _tcp_socket(address: Address, backlog: int) -> socket.socket:
-    if not address.host and socket.has_dualstack_ipv6():
-        return socket.create_server(
-            ("", address.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
-        )
-    family = socket.AF_INET
-    host = address.host
-    if host:
-        found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, host = found[0][0], str(found[0][4][0])
-    return socket.create_server((host, address.port), family=family, backlog=backlog)
+def _tcp_socket(address: Address, backlog: int, kind: socket.SocketKind) -> socket.socket:
+    everywhere = not address.host and socket.has_dualstack_ipv6()
+    host = address.host or ("::" if everywhere else "0.0.0.0")  # noqa: S104  # what was asked for
+    found = socket.getaddrinfo(host, address.port, type=kind, flags=socket.AI_PASSIVE)
+    family, _, _, _, where = found[0]
+    opened = socket.socket(family, kind)
+    try:
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
+        if kind == socket.SOCK_STREAM:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(where)
+        if kind == socket.SOCK_STREAM:
+            opened.listen(backlog)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def _unix_socket(address: Address, backlog: int) -> socket.socket:

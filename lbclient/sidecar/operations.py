@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lbclient import l4
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.pool import Pool
+from lbclient.l4.fleet import fleet_of
 from lbclient.sidecar.pools import BackendSection
 from lbclient.sidecar.section import Built, Count, Seconds, Section, Share
 from lbclient.sidecar.traffic import Traffic
@@ -126,22 +128,35 @@ class Operations:
 
     async def drain(self, pool: str, asked: Drain) -> Operation:
         """Drain a backend."""
-        self._pool(pool).state(asked.url)  # an unknown one is an error at once
-        what = f"drain {asked.url} of pool {pool}"
-        draining = self._transport().drain(asked.url, grace=asked.grace, pool=pool)
-        return await self._begin(what, draining, asked.wait)
+        found = self._pool(pool)
+        found.state(asked.url)  # an unknown one is an error at once
+        return await self._begin(
+            f"drain {asked.url} of pool {pool}", self._drained(found, asked.url, asked.grace), asked.wait
+        )
 
     async def swap(self, pool: str, asked: Flip) -> Operation:
         """Flip a pool to another set of backends."""
-        self._pool(pool)
-        flipping = self._transport().swap(
-            [backend.build() for backend in asked.backends],
-            pool=pool,
-            when_healthy_within=asked.when_healthy_within,
-            grace=asked.grace,
-            guard=None if asked.guard is None else asked.guard.build(),
+        found = self._pool(pool)
+        return await self._begin(f"swap pool {pool}", self._swapped(found, asked), asked.wait)
+
+    async def _drained(self, pool: Pool, url: str, grace: float) -> DrainReport:
+        transport = self._transport_of(pool)
+        if transport is None:
+            return await l4.drain(pool, url, grace=grace)
+        report = await transport.drain(url, grace=grace, pool=pool.name)
+        return await _cut_too(pool, report)
+
+    async def _swapped(self, pool: Pool, asked: Flip) -> SwapReport:
+        backends = [backend.build() for backend in asked.backends]
+        guard = None if asked.guard is None else asked.guard.build()
+        within, grace = asked.when_healthy_within, asked.grace
+        transport = self._transport_of(pool)
+        if transport is None:
+            return await l4.swap(pool, backends, when_healthy_within=within, grace=grace, guard=guard)
+        report = await transport.swap(
+            backends, pool=pool.name, when_healthy_within=within, grace=grace, guard=guard
         )
-        return await self._begin(f"swap pool {pool}", flipping, asked.wait)
+        return replace(report, drains=tuple([await _cut_too(pool, one) for one in report.drains]))
 
     def enable(self, pool: str, asked: OneBackend) -> None:
         """Make a backend pickable again."""
@@ -174,11 +189,10 @@ class Operations:
             raise Unknown(f"pool is {name!r}; the pools are {', '.join(self._traffic.pools)}")
         return pool
 
-    def _transport(self) -> AsyncBalancedTransport:
+    def _transport_of(self, pool: Pool) -> AsyncBalancedTransport | None:
+        """The transport, if the pool serves HTTP."""
         transport = self._traffic.transport
-        if transport is None:
-            raise Unknown("no pool serves HTTP")
-        return transport
+        return transport if transport is not None and pool in transport.pools.values() else None
 
     async def _begin(
         self, what: str, work: Coroutine[Any, Any, DrainReport | SwapReport], wait: bool
@@ -214,3 +228,9 @@ class Operations:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _cut_too(pool: Pool, report: DrainReport) -> DrainReport:
+    """What a drain of requests has left of connections at layer 4; it has waited for them as well."""
+    reason = f"{report.url} was drained, and its grace period has ended"
+    return replace(report, closed=report.closed + await fleet_of(pool).cut(report.url, reason))

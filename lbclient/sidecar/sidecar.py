@@ -7,10 +7,12 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from lbclient.sidecar.admin import Watchers, admin_app
 from lbclient.sidecar.configuration import AccessLogSection, Configuration, read
 from lbclient.sidecar.happenings import Happenings
+from lbclient.sidecar.layer4 import L4Listener
 from lbclient.sidecar.listeners import Address, ListenerSection
 from lbclient.sidecar.listening import LOOK_EVERY, Listener
 from lbclient.sidecar.metrics import registry_of
@@ -21,14 +23,21 @@ from lbclient.sidecar.traffic import Traffic
 logger = logging.getLogger("lbclient.sidecar")
 
 
+_Layer4: TypeAlias = tuple[str, Address]
+"""Protocol and address."""
+
+
 @dataclass
 class _Opened:
     """Listeners that have their addresses and do not accept yet."""
 
     listeners: dict[Address, Listener] = field(default_factory=dict[Address, Listener])
+    l4: dict[_Layer4, L4Listener] = field(default_factory=dict[_Layer4, L4Listener])
     admin: Listener | None = None
 
     def close(self) -> None:
+        for one in self.l4.values():
+            one.close()
         for listener in (*self.listeners.values(), *([] if self.admin is None else [self.admin])):
             listener.stop_accepting()
 
@@ -64,6 +73,7 @@ class Sidecar:
         self.trouble = ""
         self.reloads = 0
         self._listeners: dict[Address, Listener] = {}
+        self._l4: dict[_Layer4, L4Listener] = {}
         self._admin: Listener | None = None
         self._access_log: AccessLog | None = None
         self._log_section: AccessLogSection | None = None
@@ -72,6 +82,7 @@ class Sidecar:
         self._leaving = False
         self._endings: set[asyncio.Task[object]] = set()
         self._level_before = logging.NOTSET
+        self._seen: tuple[object, ...] = ()
         self.watchers = Watchers()
         self.operations = Operations(self.traffic, self.watchers.tell)
         self.registry, self._own_metrics, self._pool_metrics = registry_of(self)
@@ -91,9 +102,9 @@ class Sidecar:
         return self._leaving
 
     @property
-    def listeners(self) -> tuple[Listener, ...]:
-        """Where requests come in."""
-        return tuple(self._listeners.values())
+    def listeners(self) -> tuple[Listener | L4Listener, ...]:
+        """Where requests, connections and datagrams come in."""
+        return (*self._listeners.values(), *self._l4.values())
 
     @property
     def admin(self) -> Listener | None:
@@ -114,7 +125,8 @@ class Sidecar:
         root.addHandler(self.happenings)
         self._level_before = root.level
         try:
-            await self._take(read(self.path))
+            stamp = _stamp(self.path)
+            await self._take(read(self.path), stamp)
         except BaseException:
             await self.aclose()
             raise
@@ -126,7 +138,8 @@ class Sidecar:
             if self._leaving:
                 return False
             try:
-                await self._take(await asyncio.to_thread(read, self.path))
+                stamp = _stamp(self.path)  # first: a change while we read is another change
+                await self._take(await asyncio.to_thread(read, self.path), stamp)
             except (ValueError, OSError) as exc:  # a ConfigurationError is a ValueError
                 self.trouble = str(exc)
                 logger.error("the configuration was not reloaded: %s", exc)  # it says where
@@ -136,7 +149,8 @@ class Sidecar:
             logger.info("reloaded %s", self.path)
             return True
 
-    async def _take(self, configuration: Configuration) -> None:
+    async def _take(self, configuration: Configuration, stamp: object) -> None:
+        seen = (stamp, *map(_stamp, map(Path, configuration.files())))
         opened = self._open_new(configuration)
         try:
             access_log = self._open_log(configuration.access_log)
@@ -148,6 +162,7 @@ class Sidecar:
         self._use_log(access_log, configuration.access_log)
         await self._listen(configuration, opened)
         self._pool_metrics.follow()
+        self._seen = seen
         self.loaded_at, self.trouble = time.time(), ""
         self._tell()
 
@@ -165,6 +180,9 @@ class Sidecar:
             for section in configuration.listeners:
                 if section.bind not in self._listeners:
                     opened.listeners[section.bind] = Listener(section, self.traffic)
+            for other in configuration.l4:
+                if (other.protocol, other.bind) not in self._l4:
+                    opened.l4[other.protocol, other.bind] = L4Listener(other)
             admin = configuration.admin
             if admin is not None and (self._admin is None or admin.bind != self._admin.section.bind):
                 opened.admin = Listener(ListenerSection(bind=admin.bind), self._admin_app)
@@ -185,6 +203,7 @@ class Sidecar:
                 logger.info("serves %s", known)
             elif await known.reconfigure(section):
                 logger.info("serves %s with other options, or another certificate", known)
+        await self._forward(configuration, opened)
         if self._admin is not None and (configuration.admin is None or opened.admin is not None):
             self._end(self._admin)
             self._admin = None
@@ -193,9 +212,22 @@ class Sidecar:
             await self._admin.start()
             logger.info("the dashboard is on %s", self._admin.address)
 
-    def _end(self, listener: Listener) -> None:
+    async def _forward(self, configuration: Configuration, opened: _Opened) -> None:
+        """The same at layer 4."""
+        grace = configuration.shutdown.grace
+        wanted = {(section.protocol, section.bind): section for section in configuration.l4}
+        for key in self._l4.keys() - wanted.keys():
+            self._end(self._l4.pop(key))
+        for key, section in wanted.items():
+            listener = self._l4.get(key) or opened.l4[key]
+            self._l4[key] = listener
+            if await listener.serve(section, self.traffic.pools, grace):
+                logger.info("serves %s", listener)
+
+    def _end(self, listener: Listener | L4Listener) -> None:
         """Let a listener go that is not configured any more; its connections end by themselves."""
-        listener.stop_accepting()
+        if isinstance(listener, Listener):
+            listener.stop_accepting()
         task: asyncio.Task[object] = asyncio.create_task(listener.finish(self.configuration.shutdown.grace))
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
@@ -224,27 +256,18 @@ class Sidecar:
     # Watching
 
     async def _watch_files(self) -> None:
-        seen = self._signature()
         while True:
             await asyncio.sleep(self.configuration.reload.interval)
-            found = self._signature()
-            if found == seen or not self.configuration.reload.watch:
+            found = self._stamps()
+            if found == self._seen or not self.configuration.reload.watch:
                 continue
             await asyncio.sleep(LOOK_EVERY)  # whoever writes may not be done
-            if self._signature() == found:
-                seen = found
+            if self._stamps() == found:
+                self._seen = found  # also when it cannot be served: once is enough to say so
                 await self.reload()
 
-    def _signature(self) -> tuple[object, ...]:
-        """What changes when a file does, also when another one takes its place."""
-        signature: list[object] = []
-        for path in (str(self.path), *self.configuration.files()):
-            try:
-                status = Path(path).stat()
-                signature.append((path, status.st_mtime_ns, status.st_ino, status.st_size))
-            except OSError:
-                signature.append((path, None))
-        return tuple(signature)
+    def _stamps(self) -> tuple[object, ...]:
+        return tuple(map(_stamp, (self.path, *map(Path, self.configuration.files()))))
 
     # Ending
 
@@ -270,7 +293,8 @@ class Sidecar:
         ):
             await asyncio.sleep(LOOK_EVERY)
         logger.info("leaving: finishing %d requests within %s s", self.traffic.active, shutdown.grace)
-        cut = sum(await asyncio.gather(*(one.finish(shutdown.grace) for one in self._listeners.values())))
+        everything: list[Listener | L4Listener] = [*self._listeners.values(), *self._l4.values()]
+        cut = sum(await asyncio.gather(*(one.finish(shutdown.grace) for one in everything)))
         await self.aclose()
         return cut
 
@@ -280,7 +304,9 @@ class Sidecar:
             self._watch.cancel()
         for task in self._endings:
             task.cancel()
-        everything = [*self._listeners.values(), *([] if self._admin is None else [self._admin])]
+        everything: list[Listener | L4Listener] = [*self._listeners.values(), *self._l4.values()]
+        if self._admin is not None:
+            everything.append(self._admin)
         await self.operations.aclose()
         await asyncio.gather(*(listener.finish(0) for listener in everything))
         await self.traffic.aclose()
@@ -289,3 +315,12 @@ class Sidecar:
         root = logging.getLogger("lbclient")
         root.removeHandler(self.happenings)
         root.setLevel(self._level_before)
+
+
+def _stamp(path: Path) -> object:
+    """What changes when a file does, also when another one takes its place; None when there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size

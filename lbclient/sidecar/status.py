@@ -40,11 +40,7 @@ def status_of(sidecar: Sidecar, *, history: bool = True) -> dict[str, Any]:
             "trouble": sidecar.trouble,
         },
         "listeners": [
-            {
-                "address": str(listener.address),
-                "tls": listener.section.tls is not None,
-                "connections": listener.connections,
-            }
+            {"name": str(listener), "address": str(listener.address), "connections": listener.connections}
             for listener in sidecar.listeners
         ],
         "pools": [_pool(pool, connections) for pool in traffic.pools.values()],

@@ -176,7 +176,7 @@ def test_a_single_pool_needs_no_routes() -> None:
     only_l4 = configuration(
         "l4: [{bind: ':53', protocol: udp, pool: dns}]\npools: {dns: {backends: ['udp://10.0.0.1:53']}}"
     )
-    assert only_l4.router({"dns": only_l4.pools["dns"].build()}, {}) is not None
+    assert only_l4.router({"dns": only_l4.pools["dns"].build()}, {}) is None
 
 
 def test_an_affinity_without_a_secret_takes_the_one_it_is_given() -> None:
