@@ -1,6 +1,8 @@
 """Everything that README shows, one after the other: `python -m benchmarks RESULTS`.
 
-RESULTS is a directory for the JSON files and the picture. Half an hour; `--quick` is a smoke test of two minutes.
+RESULTS is a directory for the JSON files and the picture. Some 50 minutes; `--brief` measures less of it, and less
+often, in 20 minutes, `--quick` is a smoke test of three. `python -m benchmarks.readme RESULTS` puts the figures into
+README.md.
 """
 
 from __future__ import annotations
@@ -12,30 +14,46 @@ from pathlib import Path
 from benchmarks.workloads import WORKLOADS
 
 COMPARED = "httpx2,lbclient,lbclient@httpcore,httpx-aiohttp"
+SHOWN = f"null,{COMPARED},via-nginx,via-haproxy,via-envoy"
+USAGE = "usage: python -m benchmarks [--brief | --quick] RESULTS"
+
+
+def runs(*, brief: bool, quick: bool) -> dict[str, list[str]]:
+    """What is run, by the name of its results."""
+    some = brief or quick
+    rounds = ["--rounds", "3"] if brief else []
+    few = ["--rounds", "2"] if brief else []
+    at = "1,10,100" if quick else "1,10,50,100,300"
+    small = ["--concurrency", at, *(["--targets", SHOWN] if brief else [])]
+    found = {"small": ["throughput", *small, *rounds]}
+    # Bare httpx is not asked for a thousand at a time: it would answer none in its window.
+    alone = ["--baseline", "lbclient", "--targets", "lbclient@httpcore"]
+    found["thousand"] = ["throughput", *alone, "--concurrency", "100,1000", *rounds]
+    for name in WORKLOADS:
+        if name != "small":
+            at = "10" if some else "10,50"
+            targets = ["--targets", COMPARED]
+            found[name] = ["throughput", "--workload", name, "--concurrency", at, *targets, *few]
+    for loop in ("uvloop", "trio"):
+        targets = ["--targets", COMPARED if loop == "uvloop" else "httpx2,lbclient"]  # aiohttp is asyncio's
+        found[loop] = ["throughput", "--loop", loop, "--concurrency", "1,50", *targets, *few]
+    repetitions = ["--repetitions", "3"] if brief else []
+    found |= {"connections": ["connections"], "picks": ["picks", *repetitions], "l4": ["l4"]}
+    return found
 
 
 def main() -> int:
     arguments = sys.argv[1:]
-    quick = ["--quick"] if "--quick" in arguments else []
-    named = [each for each in arguments if not each.startswith("-")]
-    if len(named) != 1 or len(named) + len(quick) != len(arguments):
-        raise SystemExit("usage: python -m benchmarks [--quick] RESULTS")
-    results = Path(named[0])
+    options = [each for each in arguments if each.startswith("-")]
+    if len(arguments) != len(options) + 1 or options not in ([], ["--brief"], ["--quick"]):
+        raise SystemExit(USAGE)
+    quick = [each for each in options if each == "--quick"]
+    results = Path(next(each for each in arguments if each not in options))
     results.mkdir(parents=True, exist_ok=True)
-    concurrency = "1,10,100" if quick else "1,10,50,100,300"
-    runs = {"small": ["throughput", "--concurrency", concurrency]}
-    for name in WORKLOADS:
-        if name != "small":
-            at = ["--concurrency", "10,50", "--targets", COMPARED]
-            runs[name] = ["throughput", "--workload", name, *at]
-    for loop in ("uvloop", "trio"):
-        targets = COMPARED if loop == "uvloop" else "httpx2,lbclient"  # aiohttp is asyncio's
-        runs[loop] = ["throughput", "--loop", loop, "--concurrency", "1,50", "--targets", targets]
-    runs |= {"connections": ["connections"], "picks": ["picks"], "l4": ["l4"]}
     worst = 0
-    for name, (module, *options) in runs.items():
+    for name, (module, *settings) in runs(brief=options == ["--brief"], quick=bool(quick)).items():
         print(f"\n# {name}", flush=True)
-        command = [sys.executable, "-m", f"benchmarks.{module}", *options]
+        command = [sys.executable, "-m", f"benchmarks.{module}", *settings]
         ended = subprocess.run([*command, "--json", str(results / f"{name}.json"), *quick], check=False)
         worst = max(worst, ended.returncode)
     drawing = [str(results / "small.json"), str(results / "throughput.svg")]

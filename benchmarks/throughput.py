@@ -154,13 +154,14 @@ def _ratio(metric: str, before: Slice, one: Slice, after: Slice) -> float:
 
 
 def table(rows: Sequence[Row], settings: Settings) -> Table:
+    baseline = rows[0].target
     plan = settings.plan(rows[0].concurrency)
     kind = "window" if plan.cut else "slices"
     rounds = settings.rounds_at(rows[0].concurrency)
     measured = f"{rounds} rounds, {kind} of {plan.window:g} s"
     return Table(
         title=f"{WORKLOADS[settings.workload].what}, {rows[0].concurrency} at a time, {settings.loop}, "
-        f"{measured}; x = ratio to {BASELINE}: median (min..max)",
+        f"{measured}; x = ratio to {baseline}: median (min..max)",
         columns=(
             "target",
             "req/s",
@@ -193,7 +194,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     settings = Settings(options.workload, options.loop, options.rounds, options.slice, options.window)
-    wanted = _resolve(options.targets or targets.DEFAULT, must_exist=options.targets is not None)
+    names = options.targets or targets.DEFAULT
+    wanted = _resolve(options.baseline, names, must_exist=options.targets is not None)
     # Ended by a signal, the servers are still stopped on the way out.
     signal.signal(signal.SIGTERM, _interrupt)
     begun, path = time.monotonic(), list(sys.path)
@@ -224,11 +226,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _resolve(names: Sequence[str], *, must_exist: bool) -> list[Target]:
+def _resolve(baseline: str, names: Sequence[str], *, must_exist: bool) -> list[Target]:
     """The targets, baseline first. One whose package is missing is left out, unless it was asked for."""
-    found = [targets.resolve(BASELINE)]
+    found = [targets.resolve(baseline)]
     for name in dict.fromkeys(names):
-        if name == BASELINE:
+        if name == baseline:
             continue
         try:
             found.append(targets.resolve(name))
@@ -267,6 +269,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--targets", type=_names, help=f"comma-separated; default: {','.join(targets.DEFAULT)}")
+    add("--baseline", default=BASELINE, help=f"whom the ratios are to; default: {BASELINE}")
     add("--concurrency", type=_numbers, help="requests at a time, comma-separated; default: 1,10,50,100,300")
     add("--workload", choices=WORKLOADS, default="small", help=_workloads())
     add("--loop", choices=LOOPS, default="asyncio")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,9 +54,25 @@ def test_l4(tmp_path: Path) -> None:
     assert rows["lbclient"]["connection_us"] > 0
 
 
-def test_picture(tmp_path: Path) -> None:
+def test_picture_and_readme(tmp_path: Path) -> None:
     run("throughput", "--concurrency", "1,2", "--targets", "lbclient", tmp_path=tmp_path)
-    picture = tmp_path / "picture.svg"
+    picture = tmp_path / "throughput.svg"
     command = [sys.executable, "-m", "benchmarks.plot", str(tmp_path / "results.json"), str(picture)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=55, env={**os.environ, "PYTHONWARNINGS": "default"})
     assert "<svg" in picture.read_text()
+    (tmp_path / "results.json").rename(tmp_path / "small.json")
+    run("picks", "--algorithms", "round_robin,maglev", "--sizes", "3,10", tmp_path=tmp_path)
+    (tmp_path / "results.json").rename(tmp_path / "picks.json")
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    (tmp_path / "docs").mkdir()
+    command = [sys.executable, "-m", "benchmarks.readme", str(tmp_path), str(readme)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=55)
+    text = readme.read_text()
+    before, _, rest = (ROOT / "README.md").read_text().partition("<!-- benchmark:start -->")
+    assert text.startswith(before)
+    assert text.endswith(rest.partition("<!-- picks:end -->")[2])
+    assert "| 1, CPU per request | " in text
+    assert "| algorithm | 3 | 10 | update of 10, ms | bytes a backend |" in text
+    assert "| `maglev` | " in text
+    assert (tmp_path / "docs" / "throughput.svg").exists()
