@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import anyio
 import httpcore
@@ -48,7 +48,7 @@ class BackendSocket:
         self.code: int | None = None
         self.reason = ""
 
-    async def messages(self) -> AsyncIterator[str | bytes]:
+    async def messages(self) -> AsyncGenerator[str | bytes]:
         """What the backend says, message by message, until it is over; `code` and `reason` then tell why.
 
         Raises:

@@ -14,9 +14,9 @@ import httpx
 
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.framing import Framing, check_head, check_method, framing_of
-from lbclient.asgi.inbound import Inbound
+from lbclient.asgi.inbound import Inbound, parts_of
 from lbclient.asgi.incoming import Incoming, too_large
-from lbclient.asgi.refusals import ClientGone, refusal_of, retry_after
+from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
 from lbclient.asgi.types import Message, Receive, Scope, Send
 from lbclient.context import CLIENT, on_behalf_of
@@ -75,7 +75,7 @@ async def exchange(
         if refusal is None or started:
             raise
         if refusal.status >= 500:
-            logger.warning("%s %s: %s: %s", scope["method"], scope["path"], refusal, exc)
+            logger.warning("%s %s: %s: %s", scope["method"], scope["path"], refusal, in_words(exc))
         try:
             await refusal.answer(scope, send)
         except OSError:
@@ -129,20 +129,21 @@ class _Relay:
         left = _length(headers, method, response.status_code)
         send = self._send
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        last = b""
         if left != 0:
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            async for part in response.stream:
-                if left is not None:
-                    left -= len(part)
-                    if left <= 0:  # give the connection back before the client can ask for more
-                        await response.aclose()
-                        self._incoming.answered()
-                        await send({"type": "http.response.body", "body": part, "more_body": False})
-                        return
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await response.aclose()
+            async with parts_of(response) as parts:
+                async for part in parts:
+                    if left is not None:
+                        left -= len(part)
+                        if (
+                            left <= 0
+                        ):  # what ends the body is still to be read, or the connection could not be kept
+                            last = part
+                            continue
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+        await response.aclose()  # before the client can ask for more
         self._incoming.answered()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def _while_the_client_is_there(incoming: Incoming, relay: _Relay) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import cast
+
 import httpx
 
 from lbclient.asgi.forwarding import Client, client_of, forwarded_headers
@@ -80,6 +84,11 @@ class Inbound:
             version: bytes = response.extensions.get("http_version", b"HTTP/1.1")
             headers.append(via(version.decode("ascii").partition("/")[2], settings.via))
         return headers
+
+
+def parts_of(response: httpx.Response) -> aclosing[AsyncGenerator[bytes]]:
+    """The body of a response, to be iterated over in an `async with`: on trio a generator has to be closed."""
+    return aclosing(cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream))))
 
 
 def _framed_once(headers: list[Header], raw: list[Header]) -> list[Header]:

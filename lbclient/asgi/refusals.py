@@ -108,6 +108,11 @@ def refusal_of(exc: Exception, wait: float) -> Refusal | None:
     return None
 
 
+def in_words(exc: Exception) -> str:
+    """For the log: what happened, and to whom."""
+    return "; ".join([str(exc) or type(exc).__name__, *getattr(exc, "__notes__", ())])
+
+
 def retry_after(transport: AsyncBalancedTransport, exc: Exception) -> float:
     """Seconds until time may make a backend available, after an exception of the transport's."""
     record = getattr(exc, "lbclient", None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import TypeAlias
 
 import anyio
@@ -19,8 +20,8 @@ from lbclient._async.errors import as_httpx
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.backend_socket import BROKE_OFF, BackendSocket
 from lbclient.asgi.framing import check_head
-from lbclient.asgi.inbound import Inbound
-from lbclient.asgi.refusals import ClientGone, refusal_of, retry_after
+from lbclient.asgi.inbound import Inbound, parts_of
+from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
 from lbclient.asgi.types import Message, Receive, Scope, Send
 from lbclient.context import CLIENT, on_behalf_of
@@ -70,7 +71,7 @@ async def relay(
         refusal = refusal_of(mapped, retry_after(transport, mapped))
         if refusal is None:
             raise
-        logger.warning("WebSocket %s: %s: %s", scope["path"], refusal, mapped)
+        logger.warning("WebSocket %s: %s: %s", scope["path"], refusal, in_words(mapped))
         try:
             if relaying is not None and relaying.accepted:
                 await send({"type": "websocket.close", **_closing(mapped)})
@@ -187,11 +188,12 @@ class _Relay:
 
     async def _from_backend(self, socket: BackendSocket) -> None:
         try:
-            async for message in socket.messages():
-                if self._gone:
-                    continue
-                kind = "text" if isinstance(message, str) else "bytes"
-                await self._send({"type": "websocket.send", kind: message})
+            async with aclosing(socket.messages()) as messages:
+                async for message in messages:
+                    if self._gone:
+                        continue
+                    kind = "text" if isinstance(message, str) else "bytes"
+                    await self._send({"type": "websocket.send", kind: message})
             with anyio.move_on_after(CLOSE_WITHIN):
                 await socket.flush()
         finally:
@@ -212,9 +214,9 @@ class _Relay:
         body = "websocket.http.response.body"
         headers = self._inbound.response_headers(response)
         await self._send({"type": start, "status": response.status_code, "headers": headers})
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        async for part in response.stream:
-            await self._send({"type": body, "body": part, "more_body": True})
+        async with parts_of(response) as parts:
+            async for part in parts:
+                await self._send({"type": body, "body": part, "more_body": True})
         await self._send({"type": body, "body": b"", "more_body": False})
 
 
