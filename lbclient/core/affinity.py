@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
-from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from lbclient.core.algorithms.rendezvous import RendezvousLots
 from lbclient.core.checks import check_number, check_whole
@@ -186,8 +186,6 @@ class AppCookieAffinity:
     size: int = field(default=100_000, kw_only=True)
     sticky_while_draining: bool = field(default=True, kw_only=True)
 
-    strip: ClassVar[None] = None
-
     _sessions: Sessions = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -195,6 +193,10 @@ class AppCookieAffinity:
         check_number("ttl", self.ttl, above=0)
         check_whole("size", self.size, at_least=1)
         object.__setattr__(self, "_sessions", Sessions(self.ttl, self.size))
+
+    @property
+    def strip(self) -> None:
+        """The cookie is the application's: it goes on."""
 
     def tie(self, facts: Facts, members: Mapping[str, float], now: float) -> str | None:
         """The member that has the client's session, as far as we know."""
@@ -239,9 +241,6 @@ class KeyAffinity:
 
     key: KeyLike = "client_ip"
 
-    strip: ClassVar[None] = None
-    sticky_while_draining: ClassVar[bool] = False
-
     _read: KeyReader = field(init=False, repr=False, compare=False)
     _lots: tuple[Mapping[str, float], tuple[str, ...], RendezvousLots | None] = field(
         init=False, repr=False, compare=False
@@ -250,6 +249,15 @@ class KeyAffinity:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_read", key_reader(self.key))
         object.__setattr__(self, "_lots", ({}, (), None))
+
+    @property
+    def strip(self) -> None:
+        """There is no cookie."""
+
+    @property
+    def sticky_while_draining(self) -> bool:
+        """A key that has lost its backend has another one at once."""
+        return False
 
     def tie(self, facts: Facts, members: Mapping[str, float], now: float) -> str | None:
         """The member with the highest score for the request's key."""
