@@ -64,13 +64,25 @@ class Cluster:
             f"{self.url}/ctl/objects/{resource}/{namespace}/{name}", trust_env=False
         ).raise_for_status()
 
-    def set(self, **settings: Any) -> None:
+    def settings(self, **settings: Any) -> None:
         self.control("settings", body=settings)
 
     def asked(self, what: str = "endpointslices") -> list[Mapping[str, str]]:
         """The queries of the requests for that."""
         log: Iterable[Mapping[str, Any]] = self.control("log")["log"]
         return [entry["query"] for entry in log if what in entry["path"]]
+
+    def ready(self) -> set[str]:
+        """The URLs of all endpoints that are ready."""
+        slices = httpx.get(f"{self.url}/apis/discovery.k8s.io/v1/endpointslices", trust_env=False).json()[
+            "items"
+        ]
+        return {
+            f"http://{each['addresses'][0]}:{item['ports'][0]['port']}"
+            for item in slices
+            for each in item["endpoints"]
+            if each["conditions"]["ready"]
+        }
 
     def source(self, service: str = "shop", port: int | str | None = None, **options: Any) -> Kubernetes:
         return Kubernetes(service, port, server=self.url, **options)

@@ -101,7 +101,7 @@ async def test_bookmarks_move_the_version_on(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("gone", ["event", "status"])
 async def test_a_version_that_is_gone_is_listed_anew(cluster: Cluster, gone: str) -> None:
-    cluster.set(gone=gone)
+    cluster.settings(gone=gone)
     cluster.put(a_slice("shop-1", ONE))
     async with listening(cluster.source()) as heard:
         await until(lambda: heard.last == (A,) and len(cluster.asked()) == 2)
@@ -115,7 +115,7 @@ async def test_a_version_that_is_gone_is_listed_anew(cluster: Cluster, gone: str
 
 
 async def test_a_list_comes_in_pages(cluster: Cluster) -> None:
-    cluster.set(page=2)
+    cluster.settings(page=2)
     cluster.put(*[a_slice(f"shop-{n}", endpoint(f"10.0.0.{n}")) for n in range(1, 6)])
     async with listening(cluster.source()) as heard:
         await until(lambda: len(heard.last) == 5)
@@ -135,7 +135,7 @@ async def test_the_list_may_come_as_a_stream(cluster: Cluster) -> None:
 
 
 async def test_a_server_that_cannot_stream_a_list_is_asked_for_one(cluster: Cluster) -> None:
-    cluster.set(streams=False)
+    cluster.settings(streams=False)
     cluster.put(a_slice("shop-1", ONE))
     async with listening(cluster.source(send_initial_events=True)) as heard:
         await until(lambda: heard.last == (A,))
@@ -145,7 +145,7 @@ async def test_a_server_that_cannot_stream_a_list_is_asked_for_one(cluster: Clus
 
 @BOTH
 async def test_a_refusal_is_trouble_and_the_token_is_sent(cluster: Cluster) -> None:
-    cluster.set(token="secret")
+    cluster.settings(token="secret")
     cluster.put(a_slice("shop-1", ONE))
     async with AsyncBalancedTransport(cluster.source(token="wrong")) as transport:
         with pytest.raises(TimeoutError, match="401 Unauthorized"):
@@ -438,7 +438,7 @@ def kubeconfig(
 
 async def test_a_kubeconfig(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    cluster.set(token="secret")
+    cluster.settings(token="secret")
     cluster.put(a_slice("shop-1", ONE, namespace="blue"))
     path = kubeconfig(
         tmp_path / "config", {"server": f"{cluster.url}/"}, {"token": "secret"}, namespace="blue"
