@@ -233,7 +233,8 @@ async def test_requests_and_probes_reach_what_the_name_stands_for(
     fleet = servers("uvicorn", 2)
     named.update(f"add a.{ZONE} {TTL} A 127.0.0.1")
     named.update(*[f"add _http._tcp.{ZONE} {TTL} SRV 0 1 {server.port} a.{ZONE}." for server in fleet])
-    transport = AsyncBalancedTransport(of(named, "_http._tcp", None), probe=HttpProbe("/health"))
+    source = of(named, "_http._tcp", None)
+    transport = AsyncBalancedTransport(source, algorithm="round_robin", probe=HttpProbe("/health"))
     async with httpx.AsyncClient(transport=transport, base_url="http://shop") as http:
         await transport.wait_until_ready()
         names = {(await http.get("/whoami")).text for _ in range(30)}
