@@ -103,8 +103,9 @@ async def drain(pool: Pool, url: str, *, grace: float = 300.0) -> DrainReport:
 
     Raises:
         ValueError: The backend is unknown.
+        RuntimeError: It is being drained already, or its pool is being swapped.
     """
-    return await fleet_of(pool).drain(url, grace)
+    return await fleet_of(pool).drain(url.rstrip("/"), grace)
 
 
 async def swap(
@@ -123,6 +124,10 @@ async def swap(
         when_healthy_within: Seconds (>= 0) for all of the new set to pass their probes.
         grace: Seconds (>= 0) that the connections to the old ones have.
         guard: Whether and when to go back.
+
+    Raises:
+        ValueError, TypeError: An argument is out of its range.
+        RuntimeError: The pool is being swapped already, or one of its backends drained.
     """
     return await fleet_of(pool).swap(backends, when_healthy_within, grace, guard)
 

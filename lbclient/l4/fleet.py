@@ -13,7 +13,8 @@ from __future__ import annotations
 import ssl
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import Protocol
 
 import httpx
@@ -49,6 +50,7 @@ class Fleet:
         self._live: dict[str, weakref.WeakSet[Cuttable]] = {}
         self._cuts: dict[str, int] = {}
         self._context: ssl.SSLContext | None = None
+        self._changing: dict[str | None, str] = {}
         self._users = 0
         self._probing: Probing | None = None
 
@@ -122,14 +124,30 @@ class Fleet:
 
     async def drain(self, url: str, grace: float) -> DrainReport:
         """See `lbclient.l4.drain`."""
-        return await drain(self, url, grace)
+        with self._alone(f"a drain of {url}", url):
+            return await drain(self, url, grace)
 
     async def swap(
         self, backends: Iterable[BackendLike], when_healthy_within: float, grace: float, guard: Guard | None
     ) -> SwapReport:
         """See `lbclient.l4.swap`."""
         self.probe_in_a_thread()
-        return await swap(self, backends, when_healthy_within, grace, guard)
+        with self._alone(f"a swap of pool {self.pool.name!r}", None):
+            return await swap(self, backends, when_healthy_within, grace, guard)
+
+    @contextmanager
+    def _alone(self, what: str, url: str | None) -> Generator[None, None, None]:
+        """One change of a backend at a time, and a swap (None) alone."""
+        with self._lock:
+            for backend, busy in self._changing.items():
+                if backend is None or url is None or backend == url:
+                    raise RuntimeError(f"{busy} is under way; wait for it before you start {what}")
+            self._changing[url] = what
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._changing[url]
 
     # Probing, and following the pool's source
 

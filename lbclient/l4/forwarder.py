@@ -205,6 +205,7 @@ class Forwarder:
 
         Raises:
             ValueError: No pool has the backend, or several.
+            RuntimeError: It is being drained already, or its pool is being swapped.
         """
         known = url.rstrip("/")
         having = [f for pool, f in self._fleets.items() if any(b.url == known for b in pool.declared)]

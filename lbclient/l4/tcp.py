@@ -93,10 +93,9 @@ class TCPForwarder(Forwarder):
     """Forwards each accepted connection to a backend: bytes both ways, whatever the protocol.
 
     A backend that does not take the connection, or resets it before a byte has passed, is passed over for another
-    one, as the pool's `Retry` says. TLS passes
-    through: the client verifies the backend's own certificate, and no key is needed here. Hashing algorithms and
-    affinities know the client's address (`"client_ip"`) and, behind a `TLSRouter`, the server name as the facts'
-    `host`.
+    one, as the pool's `Retry` says. TLS passes through: the client verifies the backend's own certificate, and no key
+    is needed here. Hashing algorithms and affinities know the client's address (`"client_ip"`) and, behind a
+    `TLSRouter`, the server name as the facts' `host`.
 
     Args:
         pool: Where to: a `Pool` of "tcp://" (or HTTP) backends, or a `TLSRouter` of several by server name and ALPN.

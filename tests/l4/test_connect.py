@@ -176,7 +176,7 @@ async def test_it_fails_over_until_somebody_takes_the_connection(raw_server: Mak
         hanging = f"tcp://127.0.0.1:{port}"
         dead = refusing()
         pool = Pool([dead, hanging, tcp(server)], algorithm="first", connect=Connect(connect_timeout=0.1))
-        async with await connect(pool) as stream:
+        async with await connect(pool, timeout=1000) as stream:  # no attempt waits for that
             assert await stream.receive() == b"alive\n"
     failures = [backend.failures for backend in pool.status().backends]
     assert failures == [1, 1, 0]
@@ -572,6 +572,20 @@ async def test_who_connects_while_a_drain_ends_goes_elsewhere(raw_server: MakeRa
         await connect(lonely)
     assert (in_flight(pool), in_flight(lonely)) == ([0, 0], [0])
     assert pool.status().backends[0].failures == 0
+
+
+async def test_one_change_at_a_time(raw_server: MakeRawServer) -> None:
+    old, new = raw_server(echo), raw_server(echo)
+    pool = Pool([tcp(old), tcp(new)], algorithm="first")
+    stream = await connect(pool)
+    async with draining(pool, tcp(old), 60.0):
+        with pytest.raises(RuntimeError, match=r"a drain of .* is under way"):
+            await drain(pool, tcp(old) + "/")
+        with pytest.raises(RuntimeError, match="is under way"):
+            await swap(pool, [tcp(new)])
+        assert (await drain(pool, tcp(new), grace=0)).drained
+        await stream.aclose()
+    assert (await drain(pool, tcp(old), grace=0)).drained
 
 
 async def test_a_swap_flips_the_set_and_drains_the_old_one(raw_server: MakeRawServer) -> None:
