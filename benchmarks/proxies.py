@@ -1,8 +1,9 @@
-"""What else balances: nginx, HAProxy and Envoy in front of the same backends, one worker each."""
+"""What else balances: nginx, HAProxy, Envoy and our own sidecar in front of the same backends, one worker each."""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -109,10 +110,32 @@ def _envoy_configuration(port: int, backends: Sequence[str]) -> dict[str, Any]:
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
+def _sidecar(home: Path, port: int, backends: Sequence[str]) -> list[str]:
+    config = home / "sidecar.yaml"
+    config.write_text(json.dumps(_sidecar_configuration(port, backends)))  # JSON is YAML
+    return [sys.executable, "-m", "lbclient", "serve", str(config)]
+
+
+def _sidecar_configuration(port: int, backends: Sequence[str]) -> dict[str, Any]:
+    kept = {"max_connections": 1024, "max_idle": 1024, "keepalive_expiry": 300}
+    pool = {
+        "backends": [f"http://{each}" for each in backends],
+        "algorithm": "least_connections",
+        "connect": kept,
+    }
+    return {
+        "listeners": [{"bind": f"127.0.0.1:{port}", "keep_alive": 300, "backlog": 4096}],
+        "pools": {"fleet": pool},
+        "admin": False,
+        "access_log": False,
+    }
+
+
 PROXIES: dict[str, Callable[[Path, int, Sequence[str]], list[str]]] = {
     "nginx": _nginx,
     "haproxy": _haproxy,
     "envoy": _envoy,
+    "sidecar": _sidecar,
 }
 
 

@@ -101,7 +101,7 @@ def _own_cpu_us(pid: int) -> float:
 
 
 def _wait_until_listening(
-    process: subprocess.Popen[bytes], port: int, log: Path, timeout: float = 10.0
+    process: subprocess.Popen[bytes], port: int, log: Path, timeout: float = 30.0
 ) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

@@ -40,6 +40,7 @@ DEFAULT = (
     "via-nginx",
     "via-haproxy",
     "via-envoy",
+    "via-sidecar",
 )
 BASELINE = DEFAULT[0]
 

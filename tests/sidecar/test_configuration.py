@@ -38,6 +38,8 @@ from lbclient.sidecar.configuration import Configuration, SplitSection, read
 from lbclient.sidecar.document import ConfigurationError, Document
 from lbclient.sidecar.listeners import Address
 from lbclient.sidecar.section import Section
+from tests.servers import CertFiles
+from tests.servers.process import ROOT
 from tests.sidecar.documents import WHOLE, configuration, problems
 from tests.sidecar.mistakes import MISTAKES, POOL
 
@@ -255,6 +257,22 @@ def test_a_source_is_made_as_it_is_written(tmp_path: Path) -> None:
     assert f"file {tmp_path}/fleet.yaml" in words
     assert [backend.url for backend in pool["api"].build().declared] == ["http://10.0.0.1:80"]
     assert isinstance(pool["names"].members(), Dns)
+
+
+def test_the_example_in_the_docs_can_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_cert_files: CertFiles
+) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "sidecar.md").read_text(), re.DOTALL)
+    monkeypatch.setenv("SHOP_COOKIE_SECRET", "0123456789abcdef")
+    (tmp_path / "canary").write_text("0123456789abcdef")
+    for written, here in (
+        ("/etc/tls/shop.pem", server_cert_files.cert),
+        ("/etc/tls/shop.key", server_cert_files.key),
+        ("/run/secrets/canary", str(tmp_path / "canary")),
+    ):
+        assert written in example
+        example = example.replace(written, here)
+    assert set(configuration(example).pools) == {"shop", "shop-next", "api"}
 
 
 # Secrets
