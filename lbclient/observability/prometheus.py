@@ -186,6 +186,15 @@ def _pool_metrics(prefix: str, statuses: list[PoolStatus]) -> Iterator[Metric]:
         f"{prefix}_pool_retries", "Attempts after the first, one at a time.", labels=["pool"]
     )
     hedges = CounterMetricFamily(f"{prefix}_pool_hedges", "Copies of slow requests.", labels=["pool"])
+    well = GaugeMetricFamily(
+        f"{prefix}_pool_source_well", "1 while the source of its backends says sets.", labels=["pool"]
+    )
+    age = GaugeMetricFamily(
+        f"{prefix}_pool_source_age_seconds", "Since the source said a set.", labels=["pool"], unit="seconds"
+    )
+    changes = CounterMetricFamily(
+        f"{prefix}_pool_source_changes", "Sets that were another one than before.", labels=["pool"]
+    )
     for status in statuses:
         labels = [status.name]
         available.add_metric(labels, sum(backend.available for backend in status.backends))
@@ -194,7 +203,12 @@ def _pool_metrics(prefix: str, statuses: list[PoolStatus]) -> Iterator[Metric]:
         panic.add_metric(labels, status.panic)
         retries.add_metric(labels, status.retries)
         hedges.add_metric(labels, status.hedges)
-    yield from (available, size, degraded, panic, retries, hedges)
+        if status.source is not None:
+            well.add_metric(labels, status.source.well)
+            changes.add_metric(labels, status.source.changes)
+            if status.source.age is not None:
+                age.add_metric(labels, status.source.age)
+    yield from (available, size, degraded, panic, retries, hedges, well, age, changes)
 
 
 _GAUGES = (

@@ -125,7 +125,8 @@ FilePath: TypeAlias = Annotated[str, Field(min_length=1), BeforeValidator(_path)
 """The path of a file, relative to the configuration's directory."""
 
 
-def _secret(value: object, info: ValidationInfo) -> object:
+def secret_text(value: object, info: ValidationInfo) -> object:
+    """What `{env: NAME}` or `{file: PATH}` stands for; anything that is no mapping stands for itself."""
     if not isinstance(value, dict):
         return value
     source = cast("dict[object, object]", value)
@@ -148,7 +149,7 @@ def _secret(value: object, info: ValidationInfo) -> object:
 
 SecretText: TypeAlias = Annotated[
     str,
-    BeforeValidator(_secret),
+    BeforeValidator(secret_text),
     WithJsonSchema(
         {
             "anyOf": [

@@ -9,10 +9,19 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
 from lbclient.core.source import Source
-from lbclient.discovery import Debounce, Dns, File, Filter, MinimumSize, Subset
-from lbclient.sidecar.section import Built, Count, Seconds, Section, as_seconds, home_of
+from lbclient.discovery import Consul, Debounce, Dns, Etcd, File, Filter, Kubernetes, MinimumSize, Subset
+from lbclient.sidecar.section import Built, Count, Seconds, Section, as_seconds, home_of, secret_text
 
-KINDS: Mapping[str, type[Source]] = {"dns": Dns, "file": File}
+KINDS: Mapping[str, type[Source]] = {
+    "consul": Consul,
+    "dns": Dns,
+    "etcd": Etcd,
+    "file": File,
+    "kubernetes": Kubernetes,
+}
+PATHS = {"file": ("path",), "kubernetes": ("kubeconfig",)}
+"""Options that are paths of files, by kind: relative to the configuration's directory."""
+SECRETS = ("password", "token")
 
 
 class FilterSection(Section):
@@ -47,7 +56,7 @@ class DiscoverySection(Built):
 
     model_config = ConfigDict(extra="allow")
 
-    kind: Literal["dns", "file"]
+    kind: Literal["consul", "dns", "etcd", "file", "kubernetes"]
     """What is asked."""
     filter: FilterSection | None = None
     """Which backends are kept."""
@@ -60,14 +69,18 @@ class DiscoverySection(Built):
 
     @model_validator(mode="before")
     @classmethod
-    def _in_our_directory(cls, value: object, info: ValidationInfo) -> object:
+    def _from_elsewhere(cls, value: object, info: ValidationInfo) -> object:
+        """Paths, from the configuration's directory; and secrets, from where they are kept."""
         if not isinstance(value, dict):
             return value
-        found = cast("dict[str, Any]", value)
-        path = found.get("path")
-        if found.get("kind") != "file" or not isinstance(path, str):
-            return found
-        return {**found, "path": str(home_of(info) / path)}
+        found = dict(cast("dict[str, Any]", value))
+        for name in PATHS.get(str(found.get("kind")), ()):
+            if isinstance(found.get(name), str):
+                found[name] = str(home_of(info) / found[name])
+        for name in SECRETS:
+            if name in found:
+                found[name] = secret_text(found[name], info)
+        return found
 
     def build(self) -> Source:
         """The source."""

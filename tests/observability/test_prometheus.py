@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,7 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lbclient import AsyncBalancedTransport, Hedge, HttpProbe, Pool, Route, Router
+from lbclient.core.source import Said, Source, Trouble
 from lbclient.observability.prometheus import BUCKETS, STATES, PoolCollector, Transport
+from lbclient.testing import FakeClock
 from tests.core.pools import A, B, C, eject, fail, make_pool, succeed
 
 LABELS = ("pool", "backend", "state", "le")
@@ -50,6 +53,26 @@ def test_counts_and_gauges_are_those_of_the_status() -> None:
     assert seen["lbclient_pool_backends"] == {("default",): 3}
     assert seen["lbclient_pool_available_backends"] == {("default",): 3}
     held.release()
+
+
+def test_a_source_is_well_or_not() -> None:
+    class Registry(Source):
+        async def watch(self) -> AsyncIterator[Said]:
+            yield ()
+
+    clock = FakeClock()
+    pool = Pool(Registry(), clock=clock)
+    collector = PoolCollector(pool, Pool([A], name="listed"))
+    seen = scrape(collector)
+    assert seen["lbclient_pool_source_well"] == {("default",): 1}
+    assert "lbclient_pool_source_age_seconds" not in seen
+    pool.receive([A])
+    clock.advance(7)
+    pool.receive(Trouble("down"))
+    seen = scrape(collector)
+    assert seen["lbclient_pool_source_well"] == {("default",): 0}
+    assert seen["lbclient_pool_source_age_seconds"] == {("default",): 7}
+    assert seen["lbclient_pool_source_changes_total"] == {("default",): 1}
 
 
 def test_a_backend_is_in_one_state() -> None:

@@ -13,7 +13,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     (POOL + "    discovery: {kind: file, path: a.yaml}", 3, "pools.api", "write either backends"),
     (POOL + "  b: {discovery: {kind: file}}", 6, "pools.b.discovery", "missing 1 required positional argument: 'path'"),
     (POOL + "  b: {discovery: {kind: file, path: a.yaml, colour: red}}", 6, "pools.b.discovery", "colour is no option of kind 'file'; write one of: path, "),
-    (POOL + "  b: {discovery: {kind: smoke}}", 6, "pools.b.discovery.kind", "is 'smoke'; write 'dns' or 'file'"),
+    (POOL + "  b: {discovery: {kind: smoke}}", 6, "pools.b.discovery.kind", "is 'smoke'; write 'consul', 'dns', 'etcd', 'file' or 'kubernetes'"),
     (POOL + "    initial: ['http://x']", 6, "pools.api", "initial is who serves until a source"),
     (POOL + "    algorithm: robin", 6, "pools.api.algorithm", "algorithm is 'robin'; write one of: round_robin"),
     (POOL + "    algorithm: {name: robin}", 6, "pools.api.algorithm", "name is 'robin'; write one of: round_robin"),

@@ -230,6 +230,7 @@ def test_anchors_and_merge_keys_can_be_used() -> None:
 
 
 def test_a_source_is_made_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
     pool = configuration(
         """
         listeners: [':8080']
@@ -246,7 +247,17 @@ def test_a_source_is_made_as_it_is_written(tmp_path: Path) -> None:
               debounce: {quiet: 50ms}
           names:
             discovery: {kind: dns, name: shop.example, port: 8080, path: /api}
-        routes: [{path: /names, to: names}]
+          pods:
+            discovery: {kind: kubernetes, service: blue/shop, port: http, kubeconfig: kube.yaml}
+          checked:
+            discovery: {kind: consul, service: shop, tags: [v2], wait: 1m, token: {file: token}}
+          keys:
+            discovery: {kind: etcd, prefix: /shop/, endpoints: ["http://127.0.0.1:2379"]}
+        routes:
+        - {path: /names, to: names}
+        - {path: /pods, to: pods}
+        - {path: /checked, to: checked}
+        - {path: /keys, to: keys}
         default: api
         """,
         tmp_path,
@@ -257,6 +268,12 @@ def test_a_source_is_made_as_it_is_written(tmp_path: Path) -> None:
     assert f"file {tmp_path}/fleet.yaml" in words
     assert [backend.url for backend in pool["api"].build().declared] == ["http://10.0.0.1:80"]
     assert isinstance(pool["names"].members(), Dns)
+    others = {name: str(pool[name].members()) for name in ("pods", "checked", "keys")}
+    assert others == {
+        "pods": "Kubernetes service blue/shop:http",
+        "checked": "Consul service shop",
+        "keys": "etcd /shop/",
+    }
 
 
 def test_the_example_in_the_docs_can_be_served(
