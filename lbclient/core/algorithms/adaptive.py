@@ -6,30 +6,32 @@ back in. No probes, no change on the servers, no failure counters, no ejections,
 The rule
 --------
 
-Per client and backend: the sum `S` and the count `W` of outcomes, in seconds, and what is in flight, `n`. Per client
-the same over the successes of all backends, whose mean is `m`. Everything fades with `tau` (`fading.py`).
+Per client and backend: the sum `S` of what its outcomes cost and their count `W`, and what is in flight, `n`. Costs are
+in units of `m`, the mean latency of all backends' successes at that moment. Everything fades with `tau` (`fading.py`).
 
     tau = max(2 s, 10 m)
-    success              x = min(latency, 10 m)       one odd answer says little
-    failure, timeout     x = max(latency, 50 m)
-    429                  x = max(latency, 10 m)                   no failure, but a fast refusal must not attract more
+    success              x = min(latency / m, 10)     the slowest of a backend is set aside: it says little
+    failure, timeout     x = max(latency / m, 50)
+    429                  x = max(latency / m, 10)     no failure, but a fast refusal must not attract more
     every outcome        S += x, W += 1
-    L = (S + m) / (W + 1)                             unknown backends cost m, and all is forgotten towards m
+    L = (S + 1) / (W + 1)                             unknown backends cost 1, and all is forgotten towards that
     the oldest request that waits for its headers, of age a > L:
-    L = (S + a + m) / (W + 2)                         a hang shows before it ends
-    score = L (1 + n) (1 - c)                         the least wins, ties are drawn
+    L = (S + a + 1) / (W + 2)                         a hang shows before it ends
+    score = L (1 + n)                                 the least wins, ties are drawn
 
-`c` is **curiosity**. With traffic one request at a time nothing is in flight when a pick is made, and whoever is a
-hair below the mean would keep all of it. So the longer a backend was not picked, the cheaper it looks: by 5 % per
-round (as many picks as there are backends), by half at most. It is counted in picks, not in seconds, so that three
-hundred requests in a second spread as well as three hundred in an hour, and it is bounded, so that a backend which
-fails (25 m and more) has to wait until its failure has faded, whatever the rate.
+**Curiosity.** With traffic one request at a time nothing is in flight when a pick is made, and whoever is a hair
+better than the mean would keep all of it. So of what successes cost, a backend that was not picked for `k` rounds (as
+many picks as there are backends) pays only `(1 + 0.6 k) ** -0.5`. It is counted in picks, so that three hundred
+requests in a second spread as well as three hundred in an hour; what failures cost is not reduced, so that a backend
+which fails has to wait until that has faded, whatever the rate; and it goes away as requests begin to overlap (a
+quarter of a request in flight on average), where differences say who is busy: kept on, it costs 100 clients of a busy
+fleet half of their p99.
 
 How it goes with the rest of a pool
 -----------------------------------
 
 * **Passive ejection** is off (`passive` left out): one mechanism for one job. One that is given works as ever.
-* **Trials**: there are none. A charge of 50 m fades into the noise after about `tau ln 50`, 8 s in a fast pool; the
+* **Trials**: there are none. A charge of 50 fades into the noise after about `tau ln 50`, 8 s in a fast pool; the
   next request tries, and if it fails the charge is there again.
 * **Fail open**: nobody is out, so when all fail the least bad one is picked. There is nothing to open.
 * **Retry-After, drains, probes, priorities and zones** take backends out of the set, and this algorithm chooses among
@@ -37,9 +39,10 @@ How it goes with the rest of a pool
 * **Sticky sessions** do not follow a backend that fails most requests, or hangs, while others do not: the client is
   tied to another one, as if the backend had been ejected.
 * **Weights** are no divisor: a canary of weight 1 among twenties would stay idle until everybody else has twenty in
-  flight. A lighter backend takes part in a pick with the probability weight / heaviest, and not before 0.6 of the
-  picks have gone by that its share takes, which bounds it to 1.7 times its share. Slow start lowers weights, and so
-  works as one would think. When the best of those that take part is bad (above 5 m), everybody takes part.
+  flight. A lighter backend takes no part until 0.6 of the picks have gone by that its share takes, which bounds it to
+  1.7 times its share, and then with the probability 1.5 weight / heaviest, which brings it near its share when it is
+  like the others. Slow start lowers weights, and so works as one would think. When the best of those that take part is
+  bad (above 5), everybody takes part.
 * **max_in_flight** makes the pool step around who is full, as under any algorithm.
 
 How many are looked at
@@ -60,6 +63,7 @@ from functools import lru_cache
 from random import Random as Rng
 from typing import ClassVar
 
+from lbclient.core.algorithms import fading
 from lbclient.core.algorithms.aperture import WINDOW, Aperture
 from lbclient.core.algorithms.fading import Estimate, estimates_of
 from lbclient.core.algorithms.picker import Avoided
@@ -71,7 +75,11 @@ FAILURE_COSTS = 50.0  # means
 REFUSAL_COSTS = 10.0  # means
 CURIOSITY = 0.6  # per round
 CURIOUS_ROUNDS = 100
-PACE = 0.6
+ALONE = 0.25  # requests in flight on average, where curiosity ends
+OVERLAP_SHARE = 0.05  # of the newest pick in that average
+_LEVELS = 4
+PACE = 0.6  # of the picks that a share takes
+EAGER = 1.5
 BAD = 5.0  # means: where it is worth to look beyond the aperture and the weights
 AVOIDED = 3.0  # times the cheapest other
 HANGS = 1.0  # seconds, at least
@@ -177,15 +185,17 @@ class AdaptivePicker:
         """
         fleet = self._fleet
         grown = fleet.grown
+        prior = fading.PRIOR * grown
         mean = fleet.mean
         turn = fleet.turn
-        discounts = self._discounts
+        discounts = self._discounts[int(_LEVELS * max(0.0, 1 - fleet.overlap / ALONE))]
         known = len(discounts)
         last = discounts[-1]
         costs: list[float | None] | None = [] if self._shown else None
         best: Estimate | None = None
         least = math.inf
         ties = 1
+        overlap = 0
         for estimate in order:
             state = estimate.state
             since = turn - estimate.turn
@@ -196,13 +206,14 @@ class AdaptivePicker:
                     costs.append(None)
                 continue
             discount = discounts[since] if since < known else last
-            total = (estimate.total + grown) * discount + estimate.charged
-            cost = total / (estimate.count + grown)
+            total = (estimate.total + prior) * discount + estimate.charged
+            cost = total / (estimate.count + prior)
             in_flight = state.in_flight
             if in_flight:
+                overlap += in_flight
                 waiting = state.waiting
                 if waiting and (age := (now - waiting[0]) / mean) > cost:
-                    cost = (total + age * grown) / (estimate.count + 2 * grown)
+                    cost = (total + age * grown) / (estimate.count + prior + grown)
                 cost *= in_flight + 1
             if costs is not None:
                 costs.append(cost)
@@ -214,6 +225,7 @@ class AdaptivePicker:
                     best = estimate
         if costs is not None:
             self.costs = costs
+        fleet.overlap += OVERLAP_SHARE * (overlap - fleet.overlap)
         return best
 
     def observed(self, state: BackendState, latency: float, failed: bool, now: float, /) -> None:
@@ -259,9 +271,12 @@ class AdaptivePicker:
 
 
 @lru_cache(maxsize=8)
-def _discounts(backends: int) -> list[float]:
-    """What curiosity makes of a cost, by the picks since the last one of a backend."""
-    return [(1 + CURIOSITY * picks / backends) ** -0.5 for picks in range(CURIOUS_ROUNDS * backends)]
+def _discounts(backends: int) -> list[list[float]]:
+    """What curiosity makes of a cost: by how sequential the traffic is, and by the picks since a backend's last one."""
+    return [
+        [(1 + CURIOSITY * level / _LEVELS * picks / backends) ** -0.5 for picks in range(rounds * backends)]
+        for level, rounds in enumerate([1] + [CURIOUS_ROUNDS] * _LEVELS)
+    ]
 
 
 def _give_shares(estimates: Sequence[Estimate]) -> bool:
@@ -270,6 +285,6 @@ def _give_shares(estimates: Sequence[Estimate]) -> bool:
     shares = [estimate.state.weight / heaviest for estimate in estimates]
     total = math.fsum(shares)
     for estimate, share in zip(estimates, shares, strict=True):
-        estimate.share = share
+        estimate.share = min(1.0, EAGER * share)
         estimate.pace = 0.0 if share == 1 else PACE * total / max(share, 1e-12)
     return any(estimate.pace for estimate in estimates)

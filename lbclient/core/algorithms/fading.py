@@ -19,6 +19,7 @@ from lbclient.core.backend import BackendState
 LEAST_TAU = 2.0  # seconds
 MEANS_REMEMBERED = 10.0  # tau, in mean latencies: slow pools forget slowly
 FIRST_COUNTS = 1 / 16  # the first answer of all, in the mean: it pays for connecting, and for cold caches
+PRIOR = 1.0  # how many outcomes the mean of all counts
 _GUESS = 0.02  # seconds: the mean while nobody has answered
 _HUGE = 1e60
 _ALL_GONE = 100.0  # taus after which nothing is left: exp(-100) is less than the last digit of anything
@@ -32,15 +33,17 @@ class Fleet:
         mean: Mean latency of the successes, in seconds; a guess before the first.
         tau: Seconds over which everything is forgotten: 10 mean latencies, at least 2 s.
         turn: Picks so far.
+        overlap: Requests in flight when a pick is made, a moving average.
     """
 
-    __slots__ = ("_at", "_count", "_estimates", "_total", "grown", "mean", "tau", "turn")
+    __slots__ = ("_at", "_count", "_estimates", "_total", "grown", "mean", "overlap", "tau", "turn")
 
     def __init__(self, now: float) -> None:
         self.grown = 1.0
         self.mean = _GUESS
         self.tau = LEAST_TAU
         self.turn = 0
+        self.overlap = 0.0
         self._at = now
         self._total = self._count = 0.0
         self._estimates: WeakSet[Estimate] = WeakSet()
@@ -103,7 +106,7 @@ class Estimate:
         peak_count: What that one counts.
         failures: How many outcomes were failures.
         turn: When it was last picked, in picks of the fleet.
-        share: Its weight next to the heaviest.
+        share: How likely it takes part in a pick, when it has not got its share lately.
         pace: Picks of the fleet between two of its own, at least; 0 for no limit.
     """
 
@@ -148,11 +151,12 @@ class Estimate:
 
     def expected(self, now: float, grown: float) -> float:
         """Means until an answer, if nothing else were in flight: `L` of the rule, in a unit of `grown`."""
-        total = self.total + self.charged + grown
-        means = total / (self.count + grown)
+        total = self.total + self.charged + PRIOR * grown
+        count = self.count + PRIOR * grown
+        means = total / count
         age = (now - next(iter(self.state.waiting), now)) / self.fleet.mean
         if age > means:
-            means = (total + age * grown) / (self.count + 2 * grown)
+            means = (total + age * grown) / (count + grown)
         return means
 
     def failing(self, grown: float) -> bool:
