@@ -22,6 +22,7 @@ from lbclient.l4.readiness import Readiness, readiness
 logger = logging.getLogger("lbclient")
 
 GRACE = 30.0
+BACKLOG = 4096
 LOOK_EVERY = 1.0  # seconds between two looks for what is idle
 
 
@@ -185,7 +186,8 @@ class Forwarder:
             self._stop_listening()
         with anyio.move_on_after(grace):
             while self.stats.open:
-                self._empty = anyio.Event()
+                if self._empty.is_set():
+                    self._empty = anyio.Event()
                 await self._empty.wait()
         rest = self.stats.open
         if self._serving is not None:
@@ -257,6 +259,8 @@ class Forwarder:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(address)
+            if self._kind == socket.SOCK_STREAM:
+                listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise

@@ -37,7 +37,6 @@ _T = TypeVar("_T")
 _Broken: TypeAlias = "tuple[_Passage, tuple[Ticket, OSError]]"
 
 ACCEPTS_AT_ONCE = 64  # before the others have their turn
-BACKLOG = 4096
 PAUSE = 0.5  # seconds, when there are no descriptors left to accept with
 
 
@@ -168,7 +167,6 @@ class TCPForwarder(Forwarder):
     # Accepting
 
     def _begin(self, listener: socket.socket, group: TaskGroup) -> None:
-        listener.listen(BACKLOG)
         self._broken, broken = anyio.create_memory_object_stream[_Broken](math.inf)
         group.start_soon(self._forward_broken, broken, group)
         group.start_soon(self._accept, listener, group)
@@ -187,7 +185,10 @@ class TCPForwarder(Forwarder):
                         break
                     except ConnectionAbortedError:
                         continue  # it has left again
-                    except OSError as exc:  # no descriptors left: those that are open may end meanwhile
+                    except OSError as exc:
+                        if listener.fileno() < 0:
+                            return  # closed since it was readable
+                        # no descriptors left: those that are open may end meanwhile
                         logger.warning("%r cannot accept: %s", self, exc)
                         await anyio.sleep(PAUSE)
                         break

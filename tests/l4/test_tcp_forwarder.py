@@ -467,6 +467,21 @@ async def test_stop_lets_connections_end_and_takes_no_more(raw_server: MakeRawSe
     assert await forwarder.stop() == 0
 
 
+async def test_whoever_stops_it_hears_of_the_end(raw_server: MakeRawServer) -> None:
+    """A patient one, and one that is not: neither waits for longer than there is something to wait for."""
+    pool = Pool([tcp(raw_server(stall))])
+    forwarder = TCPForwarder(pool, "127.0.0.1", 0)
+    rest: list[int] = []
+    with nothing_left(pool), anyio.fail_after(30):
+        async with forwarder, anyio.create_task_group() as group:
+            with await run_sync(dial, forwarder.port):
+                await until(lambda: in_flight(pool) == 1)
+                group.start_soon(forwarder.stop, 1000)
+                await anyio.wait_all_tasks_blocked()
+                rest.append(await forwarder.stop(grace=0.05))
+    assert rest == [1]
+
+
 async def test_stop_cuts_off_what_does_not_end(raw_server: MakeRawServer) -> None:
     pool = Pool([tcp(raw_server(stall))])
     with nothing_left(pool):
