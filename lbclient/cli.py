@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from lbclient import __version__
-from lbclient.commands import check, demo, schema, serve
+from lbclient.commands import check, demo, schema, serve, simulate
 
-COMMANDS = (demo, serve, check, schema)
+COMMANDS = (demo, serve, check, schema, simulate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,6 +42,7 @@ __all__ = [
     "Server",
     "Speed",
     "Uniform",
+    "algorithm_of",
     "simulate",
 ]
 
@@ -83,10 +84,10 @@ def simulate(
         if scenario not in SCENARIOS:
             raise ValueError(f"scenario is {scenario!r}; write one of: {', '.join(SCENARIOS)}")
         scenario = SCENARIOS[scenario]
-    if algorithm == "ideal":
+    chosen = algorithm_of(algorithm, clients)
+    if chosen is None:
         log = play_ideal(scenario, seed=seed, arrivals=arrivals, progress=progress)
         return result_of(scenario.name, "ideal", clients, seed, scenario.seconds, log)
-    chosen = _algorithm(algorithm, clients)
     log = play(
         scenario,
         chosen,
@@ -101,13 +102,20 @@ def simulate(
     return result_of(scenario.name, algorithm_name(chosen), clients, seed, scenario.seconds, log)
 
 
-def _algorithm(algorithm: Algorithm | str, clients: int) -> Algorithm:
-    if not isinstance(algorithm, str):
-        return algorithm
-    if algorithm == "prequal":
+def algorithm_of(name: Algorithm | str, clients: int) -> Algorithm | None:
+    """The algorithm of that name, or the peer; None for the ideal, which is none.
+
+    Raises:
+        ValueError: There is none of that name; the message lists those there are.
+    """
+    if not isinstance(name, str):
+        return name
+    if name == "ideal":
+        return None
+    if name == "prequal":
         return Prequal()
-    if algorithm == "c3":
+    if name == "c3":
         return C3(clients)
-    if algorithm not in BY_NAME:
-        raise ValueError(f"algorithm is {algorithm!r}; write one of: {', '.join([*BY_NAME, *PEERS])}")
-    return from_name(algorithm)
+    if name not in BY_NAME:
+        raise ValueError(f"algorithm is {name!r}; write one of: {', '.join([*BY_NAME, *PEERS])}")
+    return from_name(name)
