@@ -64,6 +64,7 @@ class Attempts:
     """
 
     __slots__ = (
+        "_cost",
         "_facts",
         "_free",
         "_now",
@@ -82,6 +83,7 @@ class Attempts:
         self.pool = pool
         options = facts.options
         self.key = pool.key_of(facts) if options or pool.reads_key else None
+        self._cost = 1 if pool.cost is None else pool.cost_of(facts)
         self._facts = facts
         self._now = now
         self._round = 0  # the first ticket of this round: everybody is tried before anybody is tried again
@@ -123,11 +125,11 @@ class Attempts:
         ticket = None
         if affinity is not None:
             url = affinity.tie(self._facts, pool.ties(), self._now)
-            ticket = None if url is None else pool.pick_tied(url)
+            ticket = None if url is None else pool.pick_tied(url, self._cost)
             self._tied = None if ticket is None else url
         if ticket is None:
             try:
-                ticket = pool.pick(self.key, place=place)
+                ticket = pool.pick(self.key, place=place, cost=self._cost)
             except NoBackendAvailable:
                 self.skipped = pool.skipped()
                 raise
@@ -184,7 +186,7 @@ class Attempts:
         if self.left() <= _SOON:
             return None
         if outcome.ending is Ending.STALE and not self._free:
-            again = self.pool.pick_tied(ticket.state.url)
+            again = self.pool.pick_tied(ticket.state.url, self._cost)
             if again is not None:
                 self._free = 1
                 self.tickets.append(again)
@@ -235,7 +237,7 @@ class Attempts:
     def _pick_untried(self) -> Ticket | None:
         tried = {ticket.state.url for ticket in self.tickets[self._round :]}
         try:
-            ticket = self.pool.pick(self.key, exclude=tried)
+            ticket = self.pool.pick(self.key, exclude=tried, cost=self._cost)
         except NoBackendAvailable:
             return None
         self.tickets.append(ticket)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from lbclient.core.health import Health
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+UNIT_SHARE = 0.1  # of the newest request
 _SCHEMES = ("http", "https", "tcp", "udp")
 
 
@@ -126,6 +127,25 @@ def _parse(url: str) -> tuple[str, str, int, str]:
     return parts.scheme, hostname, port, parts.path.rstrip("/")
 
 
+class Scale:
+    """What the requests of one pool weigh, where they differ.
+
+    Attributes:
+        unit: Of the latest ones, on average: what an algorithm takes for one request.
+    """
+
+    __slots__ = ("_seen", "unit")
+
+    def __init__(self) -> None:
+        self.unit = 1.0
+        self._seen = False
+
+    def add(self, size: int) -> None:
+        """One more."""
+        self.unit += (UNIT_SHARE if self._seen else 1.0) * (size - self.unit)
+        self._seen = True
+
+
 class BackendState:
     """The live numbers of one backend: they belong to the backend and survive every change of the set.
 
@@ -135,7 +155,8 @@ class BackendState:
         backend: What the caller declared.
         url: How the backend is known.
         weight: Its share right now: the declared weight times the slow-start ramp.
-        in_flight: Tickets taken and not ended.
+        in_flight: Tickets taken and not ended; with the pool's `cost=`, the sum of what they weigh.
+        scale: What a ticket of the pool weighs; None where each weighs 1.
         waiting: When those of them were taken that are not answered yet, the oldest first.
         picks, successes, failures: Counts since the backend was added.
         latency: Moving average of the time to the response headers, in seconds; None before the first answer.
@@ -155,6 +176,7 @@ class BackendState:
         "latency",
         "memory",
         "picks",
+        "scale",
         "successes",
         "tied",
         "url",
@@ -167,6 +189,7 @@ class BackendState:
         self.url = backend.url
         self.weight: float = backend.weight
         self.in_flight = 0
+        self.scale: Scale | None = None
         self.waiting: list[float] = []
         self.picks = 0
         self.successes = 0

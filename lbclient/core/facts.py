@@ -45,6 +45,11 @@ class Facts:
         return self.target.partition(b"?")[0].decode("latin-1")
 
     @property
+    def content(self) -> bytes | None:
+        """The body, where all of it is in memory; None where it is streamed, or not known here."""
+        return None
+
+    @property
     def client_ip(self) -> str | None:
         """The end client's address, where the caller or a middleware told it."""
         address = self.options.get("client_ip")

@@ -19,7 +19,7 @@ from lbclient.core.affinity import Affinity
 from lbclient.core.algorithms import Adaptive, from_name
 from lbclient.core.algorithms.picker import Algorithm, Explains, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
-from lbclient.core.backend import BackendState
+from lbclient.core.backend import BackendState, Scale
 from lbclient.core.budget import Budget
 from lbclient.core.checks import check_fraction, check_number, check_whole
 from lbclient.core.connect import Connect
@@ -82,6 +82,9 @@ class Pool(Membership):
         fail_open: Whether to pick among all that are not draining or disabled when nobody is available.
         max_in_flight: Tickets per backend, hard; None for no limit.
         max_requests: Tickets of the whole pool, hard; None for no limit.
+        cost: What a request weighs in what is in flight: a function from its `Facts` to a whole number >= 1, for
+            requests that differ in size, like the tokens of a prompt. Algorithms, limits, status and drains then count
+            costs. None: each weighs 1.
         max_pending: Requests that may wait while the limits are reached, each up to its pool timeout; what comes on top
             is refused at once. 0: nobody waits.
         retry: When a request is sent again; None for one attempt, whatever happens.
@@ -114,6 +117,7 @@ class Pool(Membership):
         fail_open: bool = True,
         max_in_flight: int | None = None,
         max_requests: int | None = None,
+        cost: Callable[[Facts], int] | None = None,
         max_pending: int = 1000,
         retry: Retry | None = _RETRY,
         hedge: Hedge | None = None,
@@ -147,6 +151,11 @@ class Pool(Membership):
         self.zone = zone
         self.max_in_flight = max_in_flight
         self.max_requests = max_requests
+        if cost is not None and not callable(cost):
+            raise TypeError(
+                f"cost is {cost!r}; write a function from the facts of a request to a whole number"
+            )
+        self.cost = cost
         self.retry = _instance("retry", retry, (Retry,))
         self.most_attempts = 1 if retry is None else retry.most_attempts
         _instance("hedge", hedge, (Hedge,))
@@ -160,7 +169,15 @@ class Pool(Membership):
             backends,
             initial=initial,
             name=name,
-            rules=Rules(self.algorithm, slow_start, panic_threshold, fail_open, limited, zone),
+            rules=Rules(
+                self.algorithm,
+                slow_start,
+                panic_threshold,
+                fail_open,
+                limited,
+                zone,
+                None if cost is None else Scale(),
+            ),
             probe=_instance("probe", probe, (HttpProbe, TcpProbe)),
             clock=clock,
             rng=rng if rng is not None else random.Random(self.seed),
@@ -207,8 +224,25 @@ class Pool(Membership):
             return as_key(own)
         return None if self._key is None else self._key(facts)
 
+    def cost_of(self, facts: Facts) -> int:
+        """What a request weighs in what is in flight.
+
+        Raises:
+            ValueError, TypeError: `cost=` says something else than a whole number >= 1.
+        """
+        if self.cost is None:
+            return 1
+        cost = self.cost(facts)
+        check_whole("what cost= returned", cost, at_least=1)
+        return cost
+
     def pick(
-        self, key: bytes | str | None = None, *, exclude: Collection[str] = (), place: Place | None = None
+        self,
+        key: bytes | str | None = None,
+        *,
+        exclude: Collection[str] = (),
+        place: Place | None = None,
+        cost: int = 1,
     ) -> Ticket:
         """A ticket on the backend that serves the next request. No I/O.
 
@@ -216,6 +250,7 @@ class Pool(Membership):
             key: What hashing algorithms hash.
             exclude: URLs not to pick, because they were tried.
             place: In the pool's queue, for those who have waited there.
+            cost: What the ticket weighs in what is in flight; >= 1.
 
         Raises:
             PoolFull: A `NoBackendAvailable`: somebody could be picked if it were not for the limits.
@@ -238,10 +273,10 @@ class Pool(Membership):
                         state = None
                 if state is not None:
                     drawn = getattr(snapshot.picker, "drawn", None)
-                    ticket = self._take(snapshot, state, now, drawn, snapshot.explains)
+                    ticket = self._take(snapshot, state, now, drawn, snapshot.explains, cost)
                 else:  # the number that decided, if there was one, is not one for all candidates: it replays nothing
                     state = self._pick_among(snapshot, key, exclude, place)
-                    ticket = self._take(snapshot, state, now, None, snapshot.explains)
+                    ticket = self._take(snapshot, state, now, None, snapshot.explains, cost)
         finally:  # also when nobody is left: time may have changed something
             if self._news.items:
                 self._news.tell()
@@ -251,7 +286,7 @@ class Pool(Membership):
         """Seconds until time may change who can be picked; infinity when only events can."""
         return max(0.0, self._snapshot.valid_until - self.clock())
 
-    def pick_tied(self, url: str) -> Ticket | None:
+    def pick_tied(self, url: str, cost: int = 1) -> Ticket | None:
         """A ticket on the very backend a client is tied to; None when it may not serve tied clients now.
 
         It takes no turn of anybody's: the rotation of the others goes on as if it had not been.
@@ -270,7 +305,7 @@ class Pool(Membership):
             ):
                 ticket = None
             else:
-                ticket = self._take(snapshot, state, now, None)
+                ticket = self._take(snapshot, state, now, None, None, cost)
         if self._news.items:
             self._news.tell()
         return ticket
@@ -319,19 +354,22 @@ class Pool(Membership):
         state: BackendState,
         now: float,
         drawn: Drawn,
-        explains: Explains | None = None,
+        explains: Explains | None,
+        cost: int,
     ) -> Ticket:
         """The ticket of a pick; with the lock held."""
         trial = state.guarded and state.health.passive is Passive.HALF_OPEN
         loads = [s.in_flight for s in snapshot.candidates] if snapshot.shows_loads else None
-        state.in_flight += 1
-        self._in_flight += 1
+        state.in_flight += cost
+        self._in_flight += cost
+        if state.scale is not None:
+            state.scale.add(cost)
         state.picks += 1
         state.waiting.append(now)
         if snapshot.started is not None:
             snapshot.started(state)
         costs = None if explains is None else explains.costs
-        ticket = Ticket(self, state, snapshot, now, loads, drawn, trial, costs)
+        ticket = Ticket(self, state, snapshot, now, loads, drawn, trial, costs, cost)
         if trial:
             state.health.begin_trial()
             self._publish(now)
@@ -444,10 +482,10 @@ class Pool(Membership):
                 return
             ticket.open = False
             state = ticket.state
-            state.in_flight -= 1
-            self._in_flight -= 1
+            state.in_flight -= ticket.size
+            self._in_flight -= ticket.size
             if state.in_flight < 0:
-                self._in_flight += 1  # it was the parent's, before a fork, and is not among ours
+                self._in_flight += ticket.size  # it was the parent's, before a fork, and is not among ours
                 return
             snapshot = self._snapshot
             if snapshot.ended is not None:

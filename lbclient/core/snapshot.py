@@ -22,7 +22,7 @@ from lbclient.core.algorithms.picker import (
     pick_around,
     pick_by_rebuilding,
 )
-from lbclient.core.backend import BackendState
+from lbclient.core.backend import BackendState, Scale
 from lbclient.core.health import RAMP_STEPS, Admin, Passive
 from lbclient.core.tiers import Tier, TieredPicker, divide
 
@@ -39,6 +39,7 @@ class Rules:
     fail_open: bool
     limited: bool
     zone: str | None = None
+    scale: Scale | None = None
 
 
 class Snapshot:
@@ -156,6 +157,7 @@ def build_snapshot(
     for state in states:
         state.health.settle(now)
         valid_until = min(valid_until, state.health.changes_at())
+        state.scale = rules.scale
         state.guarded = rules.limited or state.health.passive is Passive.HALF_OPEN
     serving = fail_open_set(states)
     available, ramping = _weights([s for s in serving if s.health.available], rules.slow_start, now)

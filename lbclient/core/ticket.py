@@ -40,6 +40,7 @@ class Ticket:
         "epoch",
         "loads",
         "open",
+        "size",
         "snapshot",
         "started",
         "state",
@@ -56,6 +57,7 @@ class Ticket:
         drawn: Drawn,
         trial: bool,
         costs: Sequence[float | None] | None = None,
+        size: int = 1,
     ) -> None:
         self._pool = pool
         self.state = state
@@ -65,6 +67,7 @@ class Ticket:
         self.drawn = drawn
         self.trial = trial
         self.costs = costs
+        self.size = size
         self.epoch = state.health.epoch
         self.open = True
         self.answer: Answer | None = None

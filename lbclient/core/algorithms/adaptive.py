@@ -131,6 +131,7 @@ class AdaptivePicker:
         "_order",
         "_random",
         "_restricted",
+        "_scale",
         "_shown",
         "costs",
     )
@@ -140,6 +141,7 @@ class AdaptivePicker:
     ) -> None:
         self._name = name
         self._clock = backends[0].clock
+        self._scale = backends[0].scale
         self._random = rng.random
         self._fleet, self._order = estimates_of(name, list(backends), self._clock())
         weighted = _give_shares(self._order)
@@ -189,6 +191,7 @@ class AdaptivePicker:
         mean = fleet.mean
         turn = fleet.turn
         discounts = self._discounts[int(_LEVELS * max(0.0, 1 - fleet.overlap / ALONE))]
+        unit = 1.0 if self._scale is None else self._scale.unit
         known = len(discounts)
         last = discounts[-1]
         costs: list[float | None] | None = [] if self._shown else None
@@ -210,11 +213,12 @@ class AdaptivePicker:
             cost = total / (estimate.count + prior)
             in_flight = state.in_flight
             if in_flight:
-                overlap += in_flight
+                busy = in_flight / unit
+                overlap += busy
                 waiting = state.waiting
                 if waiting and (age := (now - waiting[0]) / mean) > cost:
                     cost = (total + age * grown) / (estimate.count + prior + grown)
-                cost *= in_flight + 1
+                cost *= busy + 1
             if costs is not None:
                 costs.append(cost)
             if cost < least:

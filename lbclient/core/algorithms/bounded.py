@@ -60,7 +60,7 @@ class BoundedPicker(KeyedPicker):
         total = math.fsum(state.weight for state in backends)
         self._shares = [state.weight / total for state in backends]
         self._known = frozenset(backends)
-        self._active = sum(state.in_flight for state in backends)
+        self._active = self._sum()
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The first on the way from the key's place who has room."""
@@ -93,9 +93,12 @@ class BoundedPicker(KeyedPicker):
     def started(self, state: BackendState, /) -> None:
         """One more in flight."""
         if state in self._known:
-            self._active += 1
+            self._active = self._sum() if state.scale else self._active + 1
 
     def ended(self, state: BackendState, /) -> None:
         """One less in flight."""
         if state in self._known:
-            self._active -= 1
+            self._active = self._sum() if state.scale else self._active - 1
+
+    def _sum(self) -> int:
+        return sum(state.in_flight for state in self._known)

@@ -136,6 +136,7 @@ class _MeasuringPicker:
         "_estimates",
         "_known",
         "_random",
+        "_scale",
         "_sizes",
         "_states",
         "_tau",
@@ -153,6 +154,7 @@ class _MeasuringPicker:
         self._weights = weights
         self._tau = tau
         self._clock = self._states[0].clock
+        self._scale = self._states[0].scale
         self._random = rng.random
         self.drawn: float | None = None
 
@@ -162,6 +164,8 @@ class _MeasuringPicker:
         A weight divides what is in flight, not the latency: idle backends of all weights cost what they take.
         """
         waiting = self._states[index].in_flight / self._sizes[index]
+        if self._scale is not None:
+            waiting /= self._scale.unit
         estimate = self._estimates[index]
         if estimate.seconds is None:
             return _UNHEARD * waiting

@@ -36,7 +36,7 @@ class LeastConnections:
         self, backends: Sequence[BackendState], rng: Rng, /
     ) -> LeastConnectionsPicker | WeightedLeastConnectionsPicker:
         """A picker of the least loaded of `backends`."""
-        if len({state.weight for state in backends}) == 1:
+        if len({state.weight for state in backends}) == 1 and not backends[0].scale:
             return LeastConnectionsPicker(backends, rng)
         return WeightedLeastConnectionsPicker(backends, rng)
 
@@ -56,7 +56,7 @@ class _Seat:
 
 
 class LeastConnectionsPicker:
-    """Least connections among backends of one weight.
+    """Least connections among backends of one weight, where each request weighs 1.
 
     Attributes:
         drawn: The index of the last pick: a scan for the least load that starts there ends there.
@@ -143,7 +143,7 @@ def _anyone(
 
 
 class WeightedLeastConnectionsPicker:
-    """Least connections among backends of different weights.
+    """Least connections among backends of different weights, or with requests that differ in theirs.
 
     Attributes:
         drawn: The index of the last pick: a scan for the least load that starts there ends there.

@@ -354,6 +354,11 @@ class _RequestFacts(Facts):
         return self._request.url.host
 
     @property
+    def content(self) -> bytes | None:
+        """The body, where all of it is in memory."""
+        return self._request.content if isinstance(self._request.stream, httpx2.ByteStream) else None
+
+    @property
     def scheme(self) -> str:  # type: ignore[override]  # read-only here
         """The logical scheme."""
         return self._request.url.scheme
