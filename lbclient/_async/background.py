@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import importlib
 import logging
 import os
 import threading
@@ -174,6 +175,8 @@ class BackgroundThread:
 
     def start(self) -> None:
         """Begin, unless it is running. From any thread."""
+        # In the thread the import could be half done when somebody forks, and would stay so in the child.
+        importlib.import_module("anyio._backends._asyncio")
         if self._pid != os.getpid():
             self._forget()  # the lock too: somebody may have held it when we forked
         with self._lock:

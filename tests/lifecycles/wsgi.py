@@ -12,7 +12,7 @@ from lbclient import BalancedTransport, HttpProbe, Pool
 
 pool = Pool(
     os.environ["BACKENDS"].split(),
-    algorithm=os.environ["ALGORITHM"],
+    algorithm="round_robin",
     probe=HttpProbe("/health", interval=1, timeout=1),
 )
 http = httpx.Client(transport=BalancedTransport(pool), base_url="http://orders")

@@ -198,7 +198,7 @@ class AdaptivePicker:
         best: Estimate | None = None
         least = math.inf
         ties = 1
-        overlap = 0
+        overlap = 0.0
         for estimate in order:
             state = estimate.state
             since = turn - estimate.turn
