@@ -48,6 +48,8 @@ async def customers(url: str, verify: ssl.SSLContext, ledger: Ledger, count: int
                 else:
                     ledger.answered[name] += 1
                     ledger.protocols.add(protocol)
+                if seed % 2:
+                    client.cookies.clear()  # every other one has no session
                 await anyio.sleep(0.005)  # the sidecars want to start, too
 
     async with anyio.create_task_group() as group:

@@ -33,6 +33,7 @@ from lbclient import (
 from lbclient.algorithms import RingHash
 from lbclient.cli import main
 from lbclient.discovery import Debounce, Dns
+from lbclient.sidecar import policies
 from lbclient.sidecar import pools as sections
 from lbclient.sidecar.configuration import Configuration, SplitSection, read
 from lbclient.sidecar.document import ConfigurationError, Document
@@ -53,12 +54,12 @@ ONE_POOL = "listeners: [':8080']\npools: {api: {backends: ['http://10.0.0.5:80']
     ("section", "described", "otherwise"),
     [
         (sections.BackendSection, Backend, {}),
-        (sections.ProbeSection, HttpProbe, {"kind": ""}),
-        (sections.ProbeSection, TcpProbe, None),
-        (sections.PassiveSection, PassiveHealth, {}),
-        (sections.BudgetSection, RetryBudget, {}),
-        (sections.RetrySection, Retry, {"attempts": "stop", "backoff": "wait", "max_backoff": "wait"}),
-        (sections.HedgeSection, Hedge, {}),
+        (policies.ProbeSection, HttpProbe, {"kind": ""}),
+        (policies.ProbeSection, TcpProbe, None),
+        (policies.PassiveSection, PassiveHealth, {}),
+        (policies.BudgetSection, RetryBudget, {}),
+        (policies.RetrySection, Retry, {"attempts": "stop", "backoff": "wait", "max_backoff": "wait"}),
+        (policies.HedgeSection, Hedge, {}),
         (sections.ConnectSection, Connect, {}),
         (sections.AffinitySection, CookieAffinity, None),
         (sections.AffinitySection, AppCookieAffinity, None),
@@ -83,12 +84,12 @@ def test_every_option_can_be_written(
 @pytest.mark.parametrize(
     ("section", "described"),
     [
-        (sections.ProbeSection, HttpProbe),
-        (sections.PassiveSection, PassiveHealth),
-        (sections.BudgetSection, RetryBudget),
-        (sections.HedgeSection, Hedge),
+        (policies.ProbeSection, HttpProbe),
+        (policies.PassiveSection, PassiveHealth),
+        (policies.BudgetSection, RetryBudget),
+        (policies.HedgeSection, Hedge),
         (sections.ConnectSection, Connect),
-        (sections.RetrySection, Retry),
+        (policies.RetrySection, Retry),
         (sections.PoolSection, Pool),
         (SplitSection, Split),
     ],

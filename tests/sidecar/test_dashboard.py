@@ -17,8 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.conftest import StartServer
-from tests.servers import Server, free_port
+from tests.servers import Server, free_port, start
 from tests.sidecar.running import Process, one_pool, written
 
 T = TypeVar("T")
@@ -54,24 +53,51 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.quit()
 
 
-@pytest.fixture
-def fleet(start_server: StartServer) -> list[Server]:
-    return [start_server("uvicorn") for _ in range(3)]
+@pytest.fixture(scope="module")
+def all_servers() -> Iterator[list[Server]]:
+    servers = [start("uvicorn") for _ in range(3)]
+    yield servers
+    for server in servers:
+        server.close()
 
 
-@pytest.fixture
-def sidecar(fleet: list[Server], tmp_path: Path) -> Iterator[Process]:
+@pytest.fixture(scope="module")
+def one_sidecar(all_servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     path = written(
-        tmp_path / "sidecar.yaml",
+        tmp_path_factory.mktemp("dashboard") / "sidecar.yaml",
         listeners=[f"127.0.0.1:{free_port()}"],
         pools=one_pool(
-            [server.url for server in fleet],
-            probe={"path": "/health", "interval": 0.5, "timeout": 0.5, "unhealthy_threshold": 1},
+            [server.url for server in all_servers],
+            probe={
+                "path": "/health",
+                "interval": 0.5,
+                "timeout": 0.5,
+                "healthy_threshold": 1,
+                "unhealthy_threshold": 1,
+            },
         ),
         admin={"bind": f"127.0.0.1:{free_port()}"},
     )
     with Process(path) as process:
         yield process
+
+
+@pytest.fixture
+def fleet(all_servers: list[Server]) -> list[Server]:
+    """Servers that may be killed; they are alive again for the next test."""
+    for server in all_servers:
+        if not server.running:
+            server.start()
+    return all_servers
+
+
+@pytest.fixture
+def sidecar(one_sidecar: Process, fleet: list[Server]) -> Process:
+    """The sidecar, with everybody available."""
+    for server in fleet:
+        one_sidecar.admin.post("/pools/api/enable", json={"url": server.url}).raise_for_status()
+    until(lambda: all(backend["available"] for backend in one_sidecar.status()["pools"][0]["backends"]))
+    return one_sidecar
 
 
 def until(condition: Callable[[], T], within: float = 30.0) -> T:

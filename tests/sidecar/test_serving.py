@@ -270,6 +270,7 @@ async def test_a_body_that_breaks_off_ends_the_connection(
 # The process
 
 
+@pytest.mark.timeout(180)
 def test_it_serves_until_it_is_told_to_end(servers: SharedServers, tmp_path: Path) -> None:
     (one,) = servers("uvicorn", 1)
     port, admin = free_port(), free_port()
@@ -280,7 +281,7 @@ def test_it_serves_until_it_is_told_to_end(servers: SharedServers, tmp_path: Pat
         admin={"bind": f"127.0.0.1:{admin}"},
         shutdown={"linger": 0.1},
     )
-    with Process(path) as process:
+    with Process(path, measured=True) as process:
         assert httpx.get(f"http://127.0.0.1:{port}/whoami").text == one.name
         written(path, pools=one_pool(["http://127.0.0.1:1"]), admin={"bind": f"127.0.0.1:{admin}"}, log_level="info",
                 listeners=[f"127.0.0.1:{port}"], shutdown={"linger": 0.1})  # fmt: skip
@@ -293,6 +294,7 @@ def test_it_serves_until_it_is_told_to_end(servers: SharedServers, tmp_path: Pat
         assert "leaving: finishing 0 requests" in process.log()
 
 
+@pytest.mark.timeout(180)
 def test_asked_twice_it_ends_at_once(servers: SharedServers, tmp_path: Path) -> None:
     (one,) = servers("uvicorn", 1)
     admin = free_port()

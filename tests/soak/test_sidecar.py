@@ -12,7 +12,7 @@ import trustme
 from tests.conftest import SharedServers
 from tests.sidecar.changing import reload_often, roll
 
-CLIENTS = 20
+CLIENTS = 8
 
 
 @pytest.fixture
