@@ -165,9 +165,12 @@ class Dial:
     def broke(self, ticket: Ticket, exc: OSError) -> Step:
         """It had come about, and ended before a byte of the caller's was sent, or one came; what to do next.
 
+        The timeout begins anew.
+
         Raises:
             OSError: `exc`, when nothing may follow it.
         """
+        self._give_up = time.monotonic() + self._timeout
         elapsed = self._fleet.pool.clock() - ticket.started
         outcome = Outcome(Ending.BROKEN, unsent=True, error=_words(exc), elapsed=elapsed)
         self.plan.observe(ticket, outcome)

@@ -101,6 +101,13 @@ class Fleet:
                 if not live:
                     del self._live[url]
 
+    def replace(self, ticket: Ticket, old: Cuttable, new: Cuttable) -> None:
+        """The connection is another object from now on."""
+        with self._lock:
+            live = self._live[ticket.state.url]
+            live.discard(old)
+            live.add(new)
+
     async def cut(self, url: str, reason: str) -> int:
         """Cut every connection to a backend; how many there were."""
         return self.cut_now(url, reason)

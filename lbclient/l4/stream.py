@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -43,17 +43,26 @@ class StreamAttribute(anyio.TypedAttributeSet):
     """Whom `connect` tried, and why."""
 
 
+Replace: TypeAlias = "Callable[[Ticket, OSError], Awaitable[BackendStream]]"
+
+
 class BackendStream(ByteStream):
     """One connection. Not to be made: `connect` does.
 
-    A reset, and a peer that vanished, count against the backend; what the caller does, and a drain, never do.
+    A reset, and a peer that vanished, count against the backend; what the caller does, and a drain, never do. A
+    connection that breaks before a byte has passed either way is replaced by another one, and nobody notices.
     """
 
-    def __init__(self, sock: socket.socket, ticket: Ticket, fleet: Fleet, record: Record) -> None:
+    def __init__(
+        self, sock: socket.socket, ticket: Ticket, fleet: Fleet, record: Record, replace: Replace | None
+    ) -> None:
         self._socket = sock
         self._ticket = ticket
         self._fleet = fleet
         self._record = record
+        self._replace = replace  # None once a byte has passed
+        self._replacing = anyio.Lock()
+        self._error: OSError | None = None
         self._reading = anyio.ResourceGuard("reading from")
         self._writing = anyio.ResourceGuard("writing to")
         self._reason: str | None = None
@@ -73,8 +82,9 @@ class BackendStream(ByteStream):
             anyio.ClosedResourceError: It was closed here.
         """
         with self._reading:
-            data = await self._once_ready(anyio.wait_readable, partial(self._socket.recv, max_bytes))
+            data = await self._once_ready(anyio.wait_readable, lambda sock: sock.recv(max_bytes))
         if data:
+            self._replace = None
             return data
         if self._reason is not None:
             raise CutOff(self._reason)
@@ -85,22 +95,31 @@ class BackendStream(ByteStream):
         with self._writing, memoryview(item) as view:
             sent = 0
             while True:
-                sent += await self._once_ready(anyio.wait_writable, partial(self._socket.send, view[sent:]))
+                rest = view[sent:]
+                sent += await self._once_ready(anyio.wait_writable, partial(_send, rest))
+                if sent:
+                    self._replace = None
                 if sent >= len(view):
                     return
 
     async def _once_ready(
-        self, wait: Callable[[socket.socket], Awaitable[None]], call: Callable[[], _T]
+        self, wait: Callable[[socket.socket], Awaitable[None]], call: Callable[[socket.socket], _T]
     ) -> _T:
         """The result of a call that does not block, once it can be made; a checkpoint either way."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         while not self._closed:
+            if self._error is not None:  # the kernel says it once; what is broken must not look like an end
+                raise self._broken(self._error)
+            sock = self._socket
             try:
-                result = call()
+                result = call(sock)
             except (BlockingIOError, InterruptedError):
-                await wait(self._socket)
+                with suppress(anyio.ClosedResourceError):  # it was closed, or replaced
+                    await wait(sock)
             except OSError as exc:
-                raise self._broken(exc) from exc
+                if not await self._goes_elsewhere(sock, exc):
+                    self._error = exc
+                    raise self._broken(exc) from exc
             else:
                 await anyio.lowlevel.cancel_shielded_checkpoint()
                 return result
@@ -113,6 +132,34 @@ class BackendStream(ByteStream):
         error = anyio.BrokenResourceError(f"{self._ticket.state.url}: {exc.strerror or exc}")
         error.lbclient = self._record  # type: ignore[attr-defined]  # as on all errors of lbclient's
         return error
+
+    async def _goes_elsewhere(self, sock: socket.socket, exc: OSError) -> bool:
+        """Whether there is another connection in the place of the one that broke."""
+        async with self._replacing:
+            if self._socket is not sock:
+                return True  # whoever waited for the opposite direction has seen to it
+            if self._replace is None or self._reason is not None:
+                return False
+            try:
+                other = await self._replace(self._ticket, exc)
+            except OSError:  # nobody else takes it: what broke first is told
+                return False
+            if self._closed:
+                await other.aclose()
+                return True
+            self._fleet.leave(self._ticket, self)
+            anyio.notify_closing(sock)
+            sock.close()
+            self._take_over(other)
+            return True
+
+    def _take_over(self, other: BackendStream) -> None:
+        self._socket, self._ticket, self._record = other._socket, other._ticket, other._record
+        self._reason = None
+        other._closed = True
+        self._fleet.replace(self._ticket, other, self)
+        if other._reason is not None:
+            self.cut(other._reason)
 
     async def send_eof(self) -> None:
         """No more bytes will be sent; those of the backend still come."""
@@ -190,8 +237,8 @@ async def connect(
     """A connection to one backend of the pool, in flight until it is closed. On asyncio and trio.
 
     A backend that refuses, does not take the connection in time, or fails the TLS handshake is passed over for
-    another one, as the pool's `Retry` says: at most 3 attempts when that says nothing. Once the stream is handed out,
-    nothing is tried again.
+    another one, as the pool's `Retry` says: at most 3 attempts when that says nothing. So is, without TLS, one that
+    breaks before a byte has passed either way, also when the stream was handed out. After that nothing is tried again.
 
     In a pool with a probe the first call starts probing, in a daemon thread, until `close`; inside
     `async with probing(pool)` it is a task of this event loop.
@@ -222,7 +269,7 @@ async def connect(
     async def establish(ticket: Ticket) -> BackendStream:
         backend = stream_backend(ticket)
         sock = await connected_socket(backend, pool.connect)
-        stream = BackendStream(sock, ticket, fleet, dialing.record)
+        stream = BackendStream(sock, ticket, fleet, dialing.record, replace if context is None else None)
         if context is not None:
             try:
                 secured.append(await _handshake(stream, backend, context))
@@ -231,9 +278,16 @@ async def connect(
                 raise
         return stream
 
+    async def replace(ticket: Ticket, exc: OSError) -> BackendStream:
+        return await dial(dialing, establish, (ticket, exc))
+
     secured: list[TLSStream] = []
     stream = await dial(dialing, establish)
     return secured[-1] if secured else stream
+
+
+def _send(data: memoryview, sock: socket.socket) -> int:
+    return sock.send(data)
 
 
 async def _handshake(stream: BackendStream, backend: Backend, context: ssl.SSLContext) -> TLSStream:

@@ -18,7 +18,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 from tenacity import stop_after_attempt
 
-from lbclient import Backend, Connect, KeyAffinity, PassiveHealth, Pool, Retry, TcpProbe
+from lbclient import Backend, Connect, KeyAffinity, PassiveHealth, Pool, Retry, TcpProbe, Ticket
 from lbclient.core.errors import DrainTimeout
 from lbclient.core.errors import NoBackendAvailable as CoreNoBackendAvailable
 from lbclient.core.source import Source
@@ -36,10 +36,11 @@ from lbclient.l4 import (
     wait_until_ready,
 )
 from lbclient.l4.fleet import fleet_of
+from lbclient.l4.stream import BackendStream
 from tests.conftest import MakeRawServer
 from tests.l4.peers import digest_at_the_end, echo, named, tcp
 from tests.servers import free_port, full_backlog
-from tests.servers.raw import after_bytes, greet, reset, stall
+from tests.servers.raw import after, after_bytes, greet, reset, stall
 
 
 def in_flight(pool: Pool) -> list[int]:
@@ -301,11 +302,126 @@ async def test_a_reset_is_told_and_counts_against_the_backend(raw_server: MakeRa
         with pytest.raises(anyio.BrokenResourceError, match=str(server.port)) as caught:
             await stream.receive()
         assert caught.value.lbclient.backend == tcp(server)  # type: ignore[attr-defined]
+        with pytest.raises(
+            anyio.BrokenResourceError
+        ):  # and no end of the stream, though the kernel says so now
+            await stream.receive()
         with pytest.raises(anyio.BrokenResourceError):
             await stream.send(b"x")
         await stream.send_eof()
     assert pool.status().backends[0].failures == 1
     assert in_flight(pool) == [0]
+
+
+# A backend that takes the connection and breaks it
+
+
+async def test_a_connection_that_breaks_before_its_first_byte_is_replaced(raw_server: MakeRawServer) -> None:
+    broken, good = raw_server(after(0.05, reset)), raw_server(named(b"alive"))
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    async with await connect(pool) as stream:
+        assert await stream.receive() == b"alive\n"
+        assert stream.extra(StreamAttribute.backend).url == tcp(good)
+        outcomes = [attempt.outcome for attempt in stream.extra(StreamAttribute.record).attempts]
+        assert outcomes == ["connected", "reset (Connection reset by peer)", "connected"]
+        assert connections(pool) == {tcp(good): 1}
+        assert in_flight(pool) == [0, 1]
+        await stream.send(b"hello")
+        assert await stream.receive() == b"hello"
+    assert [backend.failures for backend in pool.status().backends] == [1, 0]
+    assert (in_flight(pool), connections(pool)) == ([0, 0], {})
+
+
+async def test_what_is_sent_first_meets_the_other_one(raw_server: MakeRawServer) -> None:
+    """One task reads all the time, as in most protocols."""
+    broken, good = raw_server(reset), raw_server(echo)
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    got: list[bytes] = []
+    async with await connect(pool) as stream, anyio.create_task_group() as group:
+
+        async def read() -> None:
+            got.append(await stream.receive())
+
+        group.start_soon(read)
+        await until(lambda: broken.accepted == 1)
+        await stream.send(b"hello")
+    assert got == [b"hello"]
+    assert in_flight(pool) == [0, 0]
+
+
+async def test_sent_alone_it_meets_the_other_one_too(raw_server: MakeRawServer) -> None:
+    broken, good = raw_server(reset), raw_server(echo)
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    async with await connect(pool) as stream:
+        await until(lambda: broken.accepted == 1 and broken.open == 0)
+        await anyio.sleep(0.05)
+        await stream.send(b"hello")
+        assert await stream.receive() == b"hello"
+    assert [backend.failures for backend in pool.status().backends] == [1, 0]
+
+
+async def test_when_all_of_them_break_it_is_told(raw_server: MakeRawServer) -> None:
+    pool = Pool([tcp(raw_server(after(0.02, reset))) for _ in range(2)])
+    async with await connect(pool) as stream:
+        with pytest.raises(anyio.BrokenResourceError):
+            await stream.receive()
+    assert sum(backend.failures for backend in pool.status().backends) == 3
+    assert in_flight(pool) == [0, 0]
+
+
+async def test_closed_while_it_is_replaced_it_leaves_nothing_behind(raw_server: MakeRawServer) -> None:
+    with full_backlog() as port:
+        pool = Pool([tcp(raw_server(after(0.02, reset))), f"tcp://127.0.0.1:{port}"], algorithm="first")
+        stream = await connect(pool, timeout=0.5)
+        async with anyio.create_task_group() as group:
+
+            async def read() -> None:
+                with pytest.raises((anyio.ClosedResourceError, anyio.BrokenResourceError)):
+                    await stream.receive()
+
+            group.start_soon(read)
+            await until(lambda: in_flight(pool)[1] == 1)
+            await stream.aclose()
+    assert (in_flight(pool), connections(pool)) == ([0, 0], {})
+
+
+async def test_what_replaced_it_is_closed_when_the_stream_was_meanwhile(raw_server: MakeRawServer) -> None:
+    broken, good = raw_server(after(0.02, reset)), raw_server(named(b"alive"))
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    stream = await connect(pool)
+    assert isinstance(stream, BackendStream)
+    replace = stream._replace
+    assert replace is not None
+
+    async def slowly(ticket: Ticket, exc: OSError) -> BackendStream:
+        other = await replace(ticket, exc)
+        await stream.aclose()
+        return other
+
+    stream._replace = slowly
+    with pytest.raises(anyio.ClosedResourceError):
+        await stream.receive()
+    assert (in_flight(pool), connections(pool)) == ([0, 0], {})
+
+
+async def test_a_drain_cuts_what_replaced_it(raw_server: MakeRawServer) -> None:
+    broken, good = raw_server(after(0.02, reset)), raw_server(named(b"alive"))
+    pool = Pool([tcp(broken), tcp(good)], algorithm="first")
+    stream = await connect(pool)
+    assert isinstance(stream, BackendStream)
+    replace = stream._replace
+    assert replace is not None
+
+    async def drained_meanwhile(ticket: Ticket, exc: OSError) -> BackendStream:
+        other = await replace(ticket, exc)
+        fleet_of(pool).cut_now(tcp(good), "a drain")
+        return other
+
+    stream._replace = drained_meanwhile
+    with pytest.raises(CutOff, match="a drain"):
+        b"".join([part async for part in stream])
+    await stream.aclose()
+    assert (in_flight(pool), connections(pool)) == ([0, 0], {})
 
 
 async def test_what_the_caller_does_is_nobody_s_fault(raw_server: MakeRawServer) -> None:
