@@ -143,6 +143,8 @@ class Forwarder:
         self._begun = True
         try:
             with await self._bind() as self._listener:
+                if self._kind == socket.SOCK_STREAM:
+                    self._listener.listen(BACKLOG)
                 for fleet in self._fleets.values():
                     fleet.join()
                 try:
@@ -259,8 +261,6 @@ class Forwarder:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(address)
-            if self._kind == socket.SOCK_STREAM:
-                listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise
