@@ -28,7 +28,7 @@ from lbclient.discovery.lookups import (
 
 PORTS = {"http": 80, "https": 443}
 FIRST_RETRY = 0.5  # seconds
-LONGEST_RETRY = 5.0
+LONGEST_RETRY = 1.0
 BETWEEN_DOUBTS = 1.0  # seconds between two lookups, however often the pool is in trouble
 ALMOST_NOTHING = 0.01  # RFC 2782: among records with weights those of weight 0 have "a very small chance"
 

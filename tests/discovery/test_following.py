@@ -16,6 +16,7 @@ import pytest
 from lbclient import AsyncBalancedTransport, BalancedTransport, HttpProbe, NoBackendAvailable, Pool
 from lbclient.core.source import Said, Source, Trouble
 from lbclient.discovery import Static
+from lbclient.discovery.watching import watching
 from tests.conftest import SharedServers
 from tests.discovery.sources import Scripted, until
 
@@ -144,6 +145,14 @@ async def test_sources_and_probes_live_together() -> None:
         assert [status.check for status in pool_of(transport).status().backends] == ["passing"]
         source.say([A, B])
         await until(lambda: [s.check for s in pool_of(transport).status().backends] == ["passing"] * 2)
+
+
+async def test_a_source_that_is_left_in_the_middle_is_closed_there() -> None:
+    source = Scripted([A], [B])
+    async with watching(source) as everything:
+        async for _ in everything:
+            break
+    assert source.closed == 1
 
 
 # Before the first set

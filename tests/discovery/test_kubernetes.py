@@ -122,6 +122,46 @@ async def test_a_list_comes_in_pages(cluster: Cluster) -> None:
     assert sum("watch" not in query for query in cluster.asked()) == 3
 
 
+async def test_pages_of_a_version_that_is_gone_are_listed_anew(raw_server: MakeRawServer) -> None:
+    first = {"metadata": {"resourceVersion": "5", "continue": "more"}, "items": [a_slice("shop-1", ONE)]}
+    whole = {"metadata": {"resourceVersion": "9"}, "items": [a_slice("shop-2", TWO)]}
+    answers = [(200, first), (410, {"reason": "Expired"}), (200, whole)]
+
+    def serve(connection: Connection) -> None:
+        while connection.read_request() is not None and answers:
+            status, body = answers.pop(0)
+            connection.respond(status, json.dumps(body).encode())
+
+    async with listening(Kubernetes("shop", server=raw_server(serve).url)) as heard:
+        await until(lambda: bool(heard.sets))
+        assert heard.sets[0] == (B,)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ({"code": 500, "reason": "InternalError", "message": "etcd is away"}, "InternalError: etcd is away"),
+        ({"code": 504, "reason": "Timeout", "message": "too large resource version"}, "Timeout: too large"),
+    ],
+)
+async def test_an_error_event_that_is_no_410_is_trouble_when_it_comes_again_and_again(
+    raw_server: MakeRawServer, monkeypatch: pytest.MonkeyPatch, error: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr("lbclient.discovery.list_watch.FIRST_PAUSE", 0.001)
+    listed = {"metadata": {"resourceVersion": "5"}, "items": [a_slice("shop-1", ONE)]}
+
+    def serve(connection: Connection) -> None:
+        while (request := connection.read_request()) is not None:
+            event = {"type": "ERROR", "object": error}
+            body = event if b"watch=1" in request else listed
+            connection.respond(body=json.dumps(body).encode() + b"\n")
+
+    for streams in (False, True):
+        source = Kubernetes("shop", server=raw_server(serve).url, send_initial_events=streams)
+        async with AsyncBalancedTransport(source) as transport:
+            await until(lambda pool=transport.pools["default"]: words in pool.status().source.last_error)  # type: ignore[misc]
+
+
 async def test_the_list_may_come_as_a_stream(cluster: Cluster) -> None:
     cluster.put(a_slice("shop-1", ONE), a_slice("shop-2", TWO))
     async with listening(cluster.source(send_initial_events=True)) as heard:
@@ -323,7 +363,7 @@ async def test_another_namespace(cluster: Cluster) -> None:
 
 # A stream cut at every byte
 
-STEP = 7  # bytes; tests/soak leaves none out
+STEP = 17  # bytes; tests/soak leaves none out
 
 
 async def test_a_watch_cut_at_every_byte_is_survived(

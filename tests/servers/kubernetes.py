@@ -249,7 +249,7 @@ async def control(request: Request) -> Response:
 
 
 async def churn(per_second: float, seconds: float) -> None:
-    """Endpoints of one slice after another become ready, and not ready, in turn."""
+    """In one slice after another an endpoint is not ready any more, and then ready again; then it is the next one."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     slices = [item for (resource, _, _), item in state.objects.items() if resource == "endpointslices"]
@@ -258,7 +258,7 @@ async def churn(per_second: float, seconds: float) -> None:
         while made < passed * per_second:
             at = made % len(slices)
             endpoints = list(slices[at]["endpoints"])
-            which = (made // len(slices)) % len(endpoints)
+            which = (made // len(slices) // 2) % len(endpoints)
             ready = endpoints[which]["conditions"]["ready"]
             endpoints[which] = {**endpoints[which], "conditions": {"ready": not ready}}
             slices[at] = {**slices[at], "endpoints": endpoints, "metadata": dict(slices[at]["metadata"])}
