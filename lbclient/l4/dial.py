@@ -6,6 +6,7 @@ backend may be next. `Dial` decides without waiting for anything, `dial` and `di
 
 from __future__ import annotations
 
+import errno
 import ssl
 import threading
 import time
@@ -37,6 +38,9 @@ class Made(Cuttable, Protocol):
 
 
 M = TypeVar("M", bound=Made)
+
+OUR_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""Errors of connecting that say nothing of the backend: no descriptors, memory or local ports are left."""
 
 
 class Dial:
@@ -152,6 +156,8 @@ class Dial:
         elapsed = self._fleet.pool.clock() - self._started
         if isinstance(exc, TimeoutError) and self._within < self._fleet.pool.connect.connect_timeout:
             ending = Ending.HURRIED  # the caller's timeout left it too little time
+        elif isinstance(exc, OSError) and exc.errno in OUR_LIMITS:
+            ending = Ending.FULL
         elif isinstance(exc, OSError):
             ending = Ending.UNREACHABLE
         else:

@@ -167,6 +167,7 @@ class BackendStream(ByteStream):
             if self._closed:
                 raise anyio.ClosedResourceError
             await anyio.lowlevel.checkpoint()
+            self._replace = None  # another one would not know of it
             with suppress(OSError):  # it is gone: whoever reads is told
                 self._socket.shutdown(socket.SHUT_WR)
 

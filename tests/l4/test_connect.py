@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import ssl
@@ -166,6 +167,20 @@ async def test_the_pool_s_socket_options_and_local_address_are_used(raw_server: 
     wrong = Pool([tcp(server)], retry=None, connect=Connect(local_address="192.0.2.1"))
     with pytest.raises(OSError, match="assign"):
         await connect(wrong)
+    assert wrong.status().backends[0].failures == 0  # that is no fault of the backend's
+
+
+async def test_without_descriptors_nobody_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(family: int, kind: socket.SocketKind, connect: Connect) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("lbclient.l4.sockets.new_socket", none_left)
+    pool = Pool(["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"])
+    with pytest.raises(OSError, match="Too many open files"):
+        await connect(pool)
+    with pytest.raises(OSError, match="Too many open files"):
+        create_connection(pool)
+    assert [(b.failures, b.in_flight, b.ejected) for b in pool.status().backends] == [(0, 0, False)] * 2
 
 
 # Failing over
