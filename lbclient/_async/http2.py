@@ -29,6 +29,8 @@ from weakref import WeakSet
 import anyio
 import httpcore
 
+from lbclient._async.sockets import lock
+
 if TYPE_CHECKING:
     import h2.events
 
@@ -71,6 +73,8 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
         super().__init__(origin, stream)
         from lbclient._async.goaway import LastingState  # h2 is an extra
 
+        for name in ("_init_lock", "_state_lock", "_read_lock", "_write_lock"):
+            setattr(self, name, lock())
         self._lasting = LastingState(self.CONFIG)
         self._h2_state = self._lasting
         self._settled = False
@@ -269,6 +273,16 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
     ) -> h2.events.ResponseReceived | h2.events.DataReceived | h2.events.StreamEnded:
         from h2.events import StreamReset
 
+        events = self._events[stream_id]
+        if not events:  # most come together: headers, data and the end
+            await self._wait_for_event(request, stream_id)
+        event = events.pop(0)
+        if isinstance(event, StreamReset):
+            assert event.error_code is not None
+            raise Reset(f"the server reset the stream: {_named(event.error_code)}", int(event.error_code))
+        return event
+
+    async def _wait_for_event(self, request: httpcore.Request, stream_id: int) -> None:
         timeout = _timeouts(request).get("read")
         events = self._events[stream_id]
         try:
@@ -281,11 +295,6 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
                     await self._receive(request, unless=lambda: bool(events) or self._refused(stream_id))
         except TimeoutError as exc:
             raise httpcore.ReadTimeout(f"nothing came for this request within {timeout} s") from exc
-        event = events.pop(0)
-        if isinstance(event, StreamReset):
-            assert event.error_code is not None
-            raise Reset(f"the server reset the stream: {_named(event.error_code)}", int(event.error_code))
-        return event
 
     async def _receive_response_body(
         self, request: httpcore.Request, stream_id: int
@@ -319,6 +328,8 @@ class HTTP2Connection(httpcore.AsyncHTTP2Connection):
 
     async def _flush(self, request: httpcore.Request) -> None:
         """Send what h2 has to acknowledge. Who has answered and closed takes it no more: no reason not to read on."""
+        if not self._h2_state._data_to_send:
+            return
         with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
             await self._write_outgoing_data(request)
 

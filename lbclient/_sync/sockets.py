@@ -37,6 +37,11 @@ def drop(stream: httpcore.NetworkStream) -> None:
     sock.close()
 
 
+def lock() -> threading.Lock:
+    """What HTTP/2 connections take turns with."""
+    return threading.Lock()
+
+
 def holds_bytes(stream: httpcore.NetworkStream) -> bool:
     """Whether bytes wait between the socket and the reader, where the kernel cannot tell of them."""
     sock = stream.get_extra_info("socket")

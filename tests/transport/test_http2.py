@@ -607,7 +607,7 @@ async def test_a_connection_on_which_a_request_was_cancelled_expires_too(raw_ser
             await http.get("/")
             assert raw.accepted == accepted + 1, k
             assert counts(transport) == (1, 1)
-    assert k > 3
+    assert k > 1
 
 
 def drop(responses: list[httpx.Response]) -> None:
