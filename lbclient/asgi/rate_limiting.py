@@ -31,7 +31,7 @@ logger = logging.getLogger("lbclient.asgi")
 
 MOST_REMEMBERED = 100_000  # buckets in memory; those that were not used for the longest time are forgotten
 REDIS_TIMEOUT = 1.0  # seconds
-_REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "redis+cluster://")
+REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "redis+cluster://")
 _IPV6_CUSTOMER = 64  # bits: a customer has a network of that size, and any address in it
 
 
@@ -261,7 +261,7 @@ def _store(store: str | BaseStore | None) -> BaseStore:
         return made
     if not isinstance(store, str):
         return store
-    if not store.startswith(_REDIS):
+    if not store.startswith(REDIS):
         raise ValueError(f"store is {store!r}; write a URL such as 'redis://127.0.0.1:6379/0', or None")
     timeouts = {"SOCKET_TIMEOUT": REDIS_TIMEOUT, "SOCKET_CONNECT_TIMEOUT": REDIS_TIMEOUT}
     shared: BaseStore = library.RedisStore(server=store, options=timeouts)

@@ -50,7 +50,7 @@ class BackendSection(Built):
     draining: bool = False
     """Whether it is about to leave: it takes no new picks, and serves only clients that are tied to it."""
     metadata: dict[str, Any] = Field(default_factory=dict)
-    """Anything; shown in the status."""
+    """Anything; filters look at it, and algorithms of your own."""
 
     @model_validator(mode="before")
     @classmethod

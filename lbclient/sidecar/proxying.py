@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import httpx
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lbclient.asgi.forwarding import Trust
-from lbclient.asgi.rate_limiting import RateLimit
+from lbclient.asgi.rate_limiting import REDIS, RateLimit
 from lbclient.asgi.settings import Settings
 from lbclient.sidecar.section import Built, Count, Off, Seconds, SecretText, Section
 
@@ -104,3 +104,10 @@ class RateLimitsSection(Section):
     """Whether clients are told by RateLimit headers where they stand."""
     fail_open: bool = True
     """Whether requests pass while the store cannot be reached."""
+
+    @field_validator("store")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(REDIS):
+            raise ValueError("store is no URL of a Redis; write one such as 'redis://127.0.0.1:6379/0'")
+        return value

@@ -68,7 +68,7 @@ async def test_a_drain_in_the_background_is_told_of(servers: SharedServers, tmp_
         client,
         admin,
     ):
-        async with client.stream("GET", "/stream?chunks=2&delay=0.2") as response:
+        async with client.stream("GET", "/stream?chunks=1&delay=2") as response:
             begun = await post(admin, "/pools/api/drain", url=one.url, grace="30s")
             assert (begun.status_code, begun.json()["state"]) == (202, "running")
             assert states(await status(admin))[one.url] == "draining"
@@ -211,7 +211,7 @@ async def test_metrics_are_those_of_pools_and_process(servers: SharedServers, tm
 
 async def test_it_says_whether_it_lives_and_is_ready(servers: SharedServers, tmp_path: Path) -> None:
     (one,) = servers("uvicorn", 1)
-    path = written(tmp_path / "s.yaml", pools=one_pool([one.url]), shutdown={"delay": 0.3, "linger": 0.1})
+    path = written(tmp_path / "s.yaml", pools=one_pool([one.url]), shutdown={"delay": 2, "linger": 0.1})
     async with running(path) as (sidecar, client, admin):
         assert (await admin.get("/health")).text == "ok\n"
         assert (await admin.get("/ready")).text == "ready\n"

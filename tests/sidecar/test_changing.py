@@ -159,14 +159,14 @@ async def test_connections_that_nobody_needs_any_more_are_closed_when_their_requ
     one, two = servers("uvicorn", 2)
     path = written(tmp_path / "s.yaml", pools=one_pool([one.url]))
     async with running(path) as (sidecar, client, _):
-        async with client.stream("GET", "/stream?chunks=5&delay=0.1") as response:
+        async with client.stream("GET", "/stream?chunks=1&delay=3") as response:
             old = sidecar.traffic.transport
             assert old is not None
             for number in range(3):
                 edit(path, pools={f"next-{number}": {"backends": [two.url]}})
                 assert await sidecar.reload()
             assert len(sidecar.traffic._before) == 3
-            assert len(await response.aread()) == 5 * 1024
+            assert len(await response.aread()) == 1024
         await until(lambda: not sidecar.traffic._before)
         assert not old._left
 
