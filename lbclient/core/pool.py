@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from lbclient.core.affinity import Affinity
 from lbclient.core.algorithms import Adaptive, from_name
-from lbclient.core.algorithms.picker import Algorithm, Explains, pick_by_rebuilding
+from lbclient.core.algorithms.picker import Algorithm, Explains, Shadows, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
 from lbclient.core.backend import BackendState, Scale
 from lbclient.core.budget import Budget
@@ -516,6 +516,14 @@ class Pool(Membership):
         if self.queue:
             self.queue.stir()
 
+    def ticket_reported(self, ticket: Ticket, in_flight: float) -> None:
+        """The backend of `ticket` said how many requests it has in flight."""
+        now = self.clock()
+        with self._lock:
+            reported = self._snapshot.reported
+            if reported is not None:
+                reported(ticket.state, in_flight, now)
+
     def ticket_beaten(self, ticket: Ticket) -> None:
         """Another backend took a connection while `ticket`'s, which had been asked before, did not."""
         now = self.clock()
@@ -620,6 +628,7 @@ class Pool(Membership):
             retries=self.telemetry.retries,
             hedges=self.telemetry.hedges,
             source=None if self.supply is None else self.supply.status(),
+            shadow=snapshot.picker.shadow(now) if isinstance(snapshot.picker, Shadows) else None,
         )
 
 

@@ -58,7 +58,7 @@ class Snapshot:
         skipped: Why each of the others is none.
         picker: None when there are no candidates.
         explains: The picker, when it tells what it compared.
-        pick, started, ended, observed, refused, avoided: The picker's methods, looked up once.
+        pick, started, ended, observed, refused, reported, avoided: The picker's methods, looked up once.
     """
 
     __slots__ = (
@@ -73,6 +73,7 @@ class Snapshot:
         "pick",
         "picker",
         "refused",
+        "reported",
         "reserve",
         "shows_loads",
         "skipped",
@@ -115,6 +116,7 @@ class Snapshot:
         self.observed: Callable[[BackendState, float, bool, float], None] | None = getattr(
             picker, "observed", None
         )
+        self.reported: Callable[[BackendState, float, float], None] | None = getattr(picker, "reported", None)
         self.refused: Callable[[BackendState, float, float], None] | None = getattr(picker, "refused", None)
         self.avoided: Callable[[BackendState, float], Avoided | None] | None = getattr(
             picker, "avoided", None

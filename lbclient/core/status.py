@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,6 +89,27 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowStatus:
+    """What another algorithm, or a health policy, would have done with the same traffic.
+
+    Attributes:
+        algorithm: The other one's name; empty when there is none.
+        picks: How often it was asked.
+        differed: How often it would have picked another backend.
+        chosen: How often it would have picked each.
+        ejections: How often the policy would have ejected each.
+        ejected: Who would be ejected now.
+    """
+
+    algorithm: str
+    picks: int
+    differed: int
+    chosen: Mapping[str, int]
+    ejections: Mapping[str, int]
+    ejected: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStatus:
     """A pool at one moment.
 
@@ -104,6 +126,7 @@ class PoolStatus:
         retries: Attempts after the first, of all requests.
         hedges: Copies of slow requests.
         source: Where the backends come from; None when they are a list.
+        shadow: What another algorithm would have done, under a `Shadow`.
     """
 
     name: str
@@ -117,6 +140,7 @@ class PoolStatus:
     retries: int = 0
     hedges: int = 0
     source: SourceStatus | None = None
+    shadow: ShadowStatus | None = None
 
 
 def status_of(state: BackendState, now: float, avoided: Avoided | None) -> BackendStatus:

@@ -89,6 +89,10 @@ class Ticket:
         """
         self._pool.ticket_answered(self, latency, status, retry_after)
 
+    def reported(self, in_flight: float) -> None:
+        """The response said how many requests the backend has in flight, over all clients (`X-LB-Inflight`)."""
+        self._pool.ticket_reported(self, in_flight)
+
     def succeeded(self, latency: float, status: int = 200) -> None:
         """It is over, and a response came: `latency` is the seconds to its headers."""
         self.answered(latency, status)

@@ -301,6 +301,7 @@ class TieredPicker:
         "_observed",
         "_pickers",
         "_refused",
+        "_reported",
         "_rng",
         "_schedule",
         "_started",
@@ -322,6 +323,7 @@ class TieredPicker:
         self._ended: dict[BackendState, _Hook] = self._hooks("ended")
         self._observed: dict[BackendState, _Observed] = self._hooks("observed")
         self._refused: dict[BackendState, _Refused] = self._hooks("refused")
+        self._reported: dict[BackendState, _Refused] = self._hooks("reported")
         self._avoided: dict[BackendState, _Avoided] = self._hooks("avoided")
 
     def _hooks(self, name: str) -> dict[BackendState, Any]:
@@ -388,6 +390,12 @@ class TieredPicker:
             self.observed(state, latency, False, now)
         else:
             hook(state, latency, now)
+
+    def reported(self, state: BackendState, in_flight: float, now: float, /) -> None:
+        """A server said how much it has in flight."""
+        hook = self._reported.get(state)
+        if hook is not None:
+            hook(state, in_flight, now)
 
     def avoided(self, state: BackendState, now: float, /) -> Avoided | None:
         """Why a backend gets less than others of its tier, if it does."""

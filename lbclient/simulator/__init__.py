@@ -56,6 +56,7 @@ def simulate(
     *,
     clients: int = 10,
     seed: int = 1,
+    reports: bool = False,
     retry: Retry | None = None,
     hedge: Hedge | None = None,
     arrivals: Sequence[tuple[float, float]] | None = None,
@@ -69,6 +70,7 @@ def simulate(
         algorithm: A name, an object with `build(backends, rng)`, or one of `PEERS`.
         clients: How many, each with a pool of its own; every request is one of them's at random.
         seed: Of everything that is random. The requests are the same for every algorithm.
+        reports: Whether servers say how much they have in flight (`X-LB-Inflight`).
         retry: When requests are sent again; None (unlike a pool's default) for never, so that failures show.
         hedge: When slow requests are copied; None for never.
         arrivals: (second, seconds of work) of each request, in order, instead of the scenario's own.
@@ -97,7 +99,7 @@ def simulate(
         hedge=hedge,
         arrivals=arrivals,
         progress=progress,
-        options=pool_options,
+        options={**pool_options, "reports": reports},
     )
     return result_of(scenario.name, algorithm_name(chosen), clients, seed, scenario.seconds, log)
 

@@ -254,6 +254,7 @@ class Clients:
                 world.at(spec.joins, self._join, backend)
         self._deadlines: deque[tuple[float, Request]] = deque()
         self._plans = retry is not None or hedge is not None
+        self._reports = bool(options.get("reports"))
 
     def _join(self, backend: Backend) -> None:
         for pool in self.pools:
@@ -309,6 +310,8 @@ class Clients:
         if request.call is not None:
             self._went_on(request, request.call, failure, latency, now)
             return
+        if self._reports and (failure is None or failure == "status"):
+            ticket.reported(self._world.by_url[ticket.state.url].in_flight + 1)
         if failure is None:
             ticket.succeeded(latency)
         elif failure == "status":
@@ -375,7 +378,8 @@ _FACTS = Facts()
 
 def _options_of(options: dict[str, Any], number: int, count: int) -> dict[str, Any]:
     """A client's own: `peer=True` becomes which of them it is."""
-    return {**options, "peer": (number, count)} if options.get("peer") else options
+    own = {key: value for key, value in options.items() if key != "reports"}
+    return {**own, "peer": (number, count)} if options.get("peer") else own
 
 
 def play(

@@ -14,6 +14,7 @@ from lbclient.core.algorithms.rendezvous import Rendezvous
 from lbclient.core.algorithms.ring import IPHash, RingHash
 from lbclient.core.algorithms.rotation import First, RoundRobin
 from lbclient.core.algorithms.sampling import Random, WeightedRandom
+from lbclient.core.algorithms.shadow import Shadow
 from lbclient.core.algorithms.smooth import WeightedRoundRobin
 from lbclient.core.algorithms.two_choices import PowerOfTwoChoices
 
@@ -33,6 +34,7 @@ __all__ = [
     "Rendezvous",
     "RingHash",
     "RoundRobin",
+    "Shadow",
     "WeightedRandom",
     "WeightedRoundRobin",
     "from_name",

@@ -19,12 +19,15 @@ in units of `m`, the mean latency of all backends' successes at that moment. Eve
     L = (S + a + 1) / (W + 2)                         a hang shows before it ends
     score = L (1 + n)                                 the least wins, ties are drawn
 
+**Reports.** When servers say how many requests they have in flight (`load_report.py`), `r`, of which the mean is `r'`,
+then `1 + n` becomes `1 + n + 0.6 min(3, max(0.5, r / (r' + 1)))`, `r` fading towards `r'` within 0.4 s.
+
 **Curiosity.** With traffic one request at a time nothing is in flight when a pick is made, and whoever is a hair
 better than the mean would keep all of it. So of what successes cost, a backend that was not picked for `k` rounds (as
 many picks as there are backends) pays only `(1 + 0.6 k) ** -0.5`. It is counted in picks, so that three hundred
 requests in a second spread as well as three hundred in an hour; what failures cost is not reduced, so that a backend
 which fails has to wait until that has faded, whatever the rate; and it goes away as requests begin to overlap (a
-quarter of a request in flight on average), where differences say who is busy: kept on, it costs 100 clients of a busy
+quarter of a request waiting on average), where differences say who is busy: kept on, it costs 100 clients of a busy
 fleet half of their p99.
 
 How it goes with the rest of a pool
@@ -75,7 +78,7 @@ FAILURE_COSTS = 50.0  # means
 REFUSAL_COSTS = 10.0  # means
 CURIOSITY = 0.6  # per round
 CURIOUS_ROUNDS = 100
-ALONE = 0.25  # requests in flight on average, where curiosity ends
+ALONE = 0.25  # requests waiting for their headers, on average, where curiosity ends
 OVERLAP_SHARE = 0.05  # of the newest pick in that average
 _LEVELS = 4
 PACE = 0.6  # of the picks that a share takes
@@ -83,6 +86,10 @@ EAGER = 1.5
 BAD = 5.0  # means: where it is worth to look beyond the aperture and the weights
 AVOIDED = 3.0  # times the cheapest other
 HANGS = 1.0  # seconds, at least
+REPORT_COUNTS = 0.6  # requests in flight of our own that a server with the mean load counts
+REPORT_FADES = 2.5  # a second: a report is old news after 0.4 s
+REPORT_SHARE = 0.05  # of the newest report in their mean
+LEAST_REPORT, MOST_REPORT = 0.5, 3.0  # unbounded, a hundred clients herd: p99 12 to 16 times worse
 COSTS_SHOWN = 16  # backends; a larger pool's records do without
 _NOBODY: frozenset[BackendState] = frozenset()
 
@@ -198,7 +205,8 @@ class AdaptivePicker:
         best: Estimate | None = None
         least = math.inf
         ties = 1
-        overlap = 0.0
+        overlap = 0
+        reports = fleet.reported
         for estimate in order:
             state = estimate.state
             since = turn - estimate.turn
@@ -211,14 +219,23 @@ class AdaptivePicker:
             discount = discounts[since] if since < known else last
             total = (estimate.total + prior) * discount + estimate.charged
             cost = total / (estimate.count + prior)
-            in_flight = state.in_flight
-            if in_flight:
-                busy = in_flight / unit
-                overlap += busy
+            busy = state.in_flight
+            if busy:
+                busy /= unit
                 waiting = state.waiting
-                if waiting and (age := (now - waiting[0]) / mean) > cost:
-                    cost = (total + age * grown) / (estimate.count + prior + grown)
+                if waiting:
+                    overlap += len(waiting)
+                    age = (now - waiting[0]) / mean
+                    if age > cost:
+                        cost = (total + age * grown) / (estimate.count + prior + grown)
+            if reports < 0:
                 cost *= busy + 1
+            else:
+                fresh = 1 - (now - estimate.reported_at) * REPORT_FADES
+                seen = reports + (estimate.reported - reports) * fresh if fresh > 0 else reports
+                seen /= reports + 1
+                seen = LEAST_REPORT if seen < LEAST_REPORT else min(MOST_REPORT, seen)
+                cost *= busy + 1 + REPORT_COUNTS * seen
             if costs is not None:
                 costs.append(cost)
             if cost < least:
@@ -251,6 +268,15 @@ class AdaptivePicker:
         if isinstance(estimate, Estimate):
             estimate.fleet.advance(now)
             estimate.charge(max(latency / estimate.fleet.mean, REFUSAL_COSTS))
+
+    def reported(self, state: BackendState, in_flight: float, now: float, /) -> None:
+        """A server said how many requests it has in flight, over all its clients."""
+        estimate = state.memory.get(self._name)
+        if isinstance(estimate, Estimate):
+            estimate.reported, estimate.reported_at = in_flight, now
+            fleet = estimate.fleet
+            mean = fleet.reported
+            fleet.reported = in_flight if mean < 0 else mean + REPORT_SHARE * (in_flight - mean)
 
     def avoided(self, state: BackendState, now: float, /) -> Avoided | None:
         """Why the backend gets less than others, if it does."""

@@ -33,10 +33,22 @@ class Fleet:
         mean: Mean latency of the successes, in seconds; a guess before the first.
         tau: Seconds over which everything is forgotten: 10 mean latencies, at least 2 s.
         turn: Picks so far.
-        overlap: Requests in flight when a pick is made, a moving average.
+        reported: Mean of what servers say they have in flight; negative while none has.
+        overlap: Requests waiting for their headers when a pick is made, a moving average.
     """
 
-    __slots__ = ("_at", "_count", "_estimates", "_total", "grown", "mean", "overlap", "tau", "turn")
+    __slots__ = (
+        "_at",
+        "_count",
+        "_estimates",
+        "_total",
+        "grown",
+        "mean",
+        "overlap",
+        "reported",
+        "tau",
+        "turn",
+    )
 
     def __init__(self, now: float) -> None:
         self.grown = 1.0
@@ -44,6 +56,7 @@ class Fleet:
         self.tau = LEAST_TAU
         self.turn = 0
         self.overlap = 0.0
+        self.reported = -1.0
         self._at = now
         self._total = self._count = 0.0
         self._estimates: WeakSet[Estimate] = WeakSet()
@@ -106,6 +119,8 @@ class Estimate:
         peak_count: What that one counts.
         failures: How many outcomes were failures.
         turn: When it was last picked, in picks of the fleet.
+        reported: What the server said last that it has in flight.
+        reported_at: When.
         share: How likely it takes part in a pick, when it has not got its share lately.
         pace: Picks of the fleet between two of its own, at least; 0 for no limit.
     """
@@ -119,6 +134,8 @@ class Estimate:
         "pace",
         "peak",
         "peak_count",
+        "reported",
+        "reported_at",
         "share",
         "state",
         "total",
@@ -131,6 +148,8 @@ class Estimate:
         self.total = self.charged = self.count = self.failures = self.peak = self.peak_count = 0.0
         self.turn = fleet.turn
         self.share = 1.0
+        self.reported = 0.0
+        self.reported_at = -math.inf
         self.pace = 0.0
         fleet.admit(self)
 

@@ -8,6 +8,7 @@ the pool's lock, so it needs none of its own. Besides `pick` it may have any of 
     ended(state)                           a ticket on `state` ended; in flight has shrunk
     observed(state, latency, failed, now)  an attempt's seconds to the response headers, or to its failure
     refused(state, latency, now)           instead of that, when the answer was 429
+    reported(state, in_flight, now)        a server said how many requests it has in flight, over all its clients
     avoided(state, now)                    why a backend gets less than others, as an `Avoided`; None if it does not
     drawn                                  the number that decided the last pick, for the record
     costs                                  what the last pick compared, a number per backend, for the record
@@ -22,9 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from random import Random
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from lbclient.core.backend import BackendState
+
+if TYPE_CHECKING:
+    from lbclient.core.status import ShadowStatus
 
 PickOther: TypeAlias = Callable[[bytes | None, Collection[BackendState]], BackendState | None]
 
@@ -55,6 +59,15 @@ class Explains(Protocol):
     """A picker that tells what its last pick compared, in the order of its backends."""
 
     costs: Sequence[float | None]
+
+
+@runtime_checkable
+class Shadows(Protocol):
+    """A picker beside which another one is asked."""
+
+    def shadow(self, now: float) -> ShadowStatus:
+        """What the other one would have done."""
+        ...  # pragma: no cover - a protocol
 
 
 @runtime_checkable

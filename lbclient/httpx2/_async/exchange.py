@@ -18,6 +18,7 @@ from lbclient.core import errors as core_errors
 from lbclient.core.attempts import Attempts, Step
 from lbclient.core.explain import Record
 from lbclient.core.facts import Header
+from lbclient.core.load_report import reported_in_flight
 from lbclient.core.outcome import BACKEND_S_FAULT, ENDINGS, Ending, Outcome
 from lbclient.core.pool import ASK_FOR_TIME
 from lbclient.core.ticket import Ticket
@@ -234,6 +235,9 @@ class Exchange:
         elapsed = clock() - ticket.started
         asked = _retry_after(answer.headers) if answer.status in ASK_FOR_TIME else None
         plan.observe(ticket, Outcome(status=answer.status, retry_after=asked, elapsed=elapsed))
+        in_flight = reported_in_flight(answer.headers)
+        if in_flight is not None:
+            ticket.reported(in_flight)
         ticket.answered(elapsed, answer.status, asked)
         return answer
 
