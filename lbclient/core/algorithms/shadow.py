@@ -164,11 +164,12 @@ class ShadowPicker:
     def refused(self, state: BackendState, latency: float, now: float, /) -> None:
         """An attempt was answered with 429."""
         for picker in self._pickers:
-            hook = getattr(picker, "refused", None)
-            if hook is not None:
-                hook(state, latency, now)
-            elif hasattr(picker, "observed"):
-                picker.observed(state, latency, False, now)
+            refused: Callable[..., None] | None = getattr(picker, "refused", None)
+            observed: Callable[..., None] | None = getattr(picker, "observed", None)
+            if refused is not None:
+                refused(state, latency, now)
+            elif observed is not None:
+                observed(state, latency, False, now)
         self._judge(state, False, True, now)
 
     def reported(self, state: BackendState, in_flight: float, now: float, /) -> None:
