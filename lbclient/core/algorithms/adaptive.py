@@ -219,7 +219,7 @@ class AdaptivePicker:
             discount = discounts[since] if since < known else last
             total = (estimate.total + prior) * discount + estimate.charged
             cost = total / (estimate.count + prior)
-            busy = state.in_flight
+            busy: float = state.in_flight
             if busy:
                 busy /= unit
                 waiting = state.waiting
