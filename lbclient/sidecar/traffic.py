@@ -154,6 +154,8 @@ class Traffic:
         old, was = before.pools[name], before.configuration.pools[name]
         if _options(section) == _options(was):
             return old
+        if any(backend.admin == "standby" for backend in old.status().backends):
+            raise ValueError(f"pool {name!r} is being swapped; reload its other options when that is over")
         options = section.options(self._secret)
         if section.affinity == was.affinity:
             options["affinity"] = old.affinity  # its sessions, and the secret of its cookies

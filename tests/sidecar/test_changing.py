@@ -255,6 +255,20 @@ async def test_a_file_that_cannot_be_served_changes_nothing(
             assert sidecar.trouble == ""
 
 
+async def test_a_pool_that_is_being_swapped_keeps_its_options(servers: SharedServers, tmp_path: Path) -> None:
+    one, two = servers("uvicorn", 2)
+    path = written(tmp_path / "s.yaml", pools=one_pool([one.url]))
+    async with running(path) as (sidecar, _, admin):
+        flip = {"backends": [two.url], "guard": {"window": 1}, "grace": 1}
+        await admin.post("/pools/api/swap", json=flip)
+        edit(path, pools=one_pool([one.url], algorithm="random"))
+        assert not await sidecar.reload()
+        assert "pool 'api' is being swapped" in sidecar.trouble
+        await until(lambda: sidecar.operations.newest[0].state == "done")
+        assert await sidecar.reload()
+        assert [backend.url for backend in sidecar.traffic.pools["api"].declared] == [two.url]
+
+
 # What is noticed by itself
 
 
