@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from lbclient._async.transport import AsyncBalancedTransport
-from lbclient.asgi.framing import Framing, check_head, check_method, framing_of
+from lbclient.asgi.framing import NO_BODY, Framing, check_head, check_method, framing_of
 from lbclient.asgi.inbound import Inbound, parts_of
 from lbclient.asgi.incoming import Incoming, too_large
 from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
@@ -130,14 +130,17 @@ class _Relay:
         send = self._send
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         last = b""
+        hold = (
+            left is not None and self._framing == NO_BODY
+        )  # one message less; but not while the client still sends
         if left != 0:
             async with parts_of(response) as parts:
                 async for part in parts:
                     if left is not None:
                         left -= len(part)
                         if (
-                            left <= 0
-                        ):  # what ends the body is still to be read, or the connection could not be kept
+                            hold and left <= 0
+                        ):  # what ends the body is still to be read, or it could not be reused
                             last = part
                             continue
                     await send({"type": "http.response.body", "body": part, "more_body": True})

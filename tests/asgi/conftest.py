@@ -1,5 +1,6 @@
 """Fixtures of the ASGI tests."""
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -45,9 +46,29 @@ SENT: dict[int, int] = {}
 """By connection of the raw server: how much of a long answer was taken."""
 
 
+def _mirror(connection: Connection) -> None:
+    """Answers with what it reads, while it reads it."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = connection.read()
+        if not data:
+            return
+        head += data
+    head, _, part = head.partition(b"\r\n\r\n")
+    left = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % left)
+    while left:
+        connection.send(part)
+        left -= len(part)
+        if left and not (part := connection.read()):
+            return
+
+
 def answer_or_not(connection: Connection) -> None:
     """A backend that breaks off in the middle of /raw/broken, is silent for /raw/silent, and answers all else."""
-    while (request := connection.read_request()) is not None:
+    while not connection.socket.recv(21, socket.MSG_PEEK).startswith(b"POST /raw/mirror") and (
+        request := connection.read_request()
+    ):
         if b"/raw/broken" in request:
             connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
             return
@@ -58,6 +79,8 @@ def answer_or_not(connection: Connection) -> None:
             _send(connection, int(request.split(b"/raw/down/")[1].split(b" ")[0]))
             continue
         connection.respond()
+    else:
+        _mirror(connection)
 
 
 class Hosted:

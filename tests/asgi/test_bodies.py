@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -68,6 +69,27 @@ def test_200_megabytes_up(hosted: Callable[[Kind], Hosted], chunked: bool) -> No
     headers = {} if chunked else {"content-length": str(SIZE)}
     echoed = httpx.post(f"{host.url}/echo", content=parts(SIZE), headers=headers, timeout=60).json()
     assert (echoed["length"], echoed["sha256"]) == (SIZE, digest.hexdigest())
+    assert memory.growth() < MOST_GROWTH
+
+
+def test_200_megabytes_both_ways_at_once(hosted: Callable[[Kind], Hosted]) -> None:
+    """Through a backend that answers as it reads, and reads no more than its answer is taken."""
+    host = hosted("uvicorn")
+    memory = Memory(host.server.pid)
+    with RawClient(host.port) as client:
+
+        def up() -> None:
+            client.say(b"POST /raw/mirror HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % SIZE)
+            for start in range(0, SIZE, len(PART)):
+                client.say(PART[: SIZE - start])
+
+        sending = threading.Thread(target=up, daemon=True)
+        sending.start()
+        got = 0
+        while got < SIZE and (data := client.socket.recv(1_000_000)):
+            got += len(data)
+        sending.join()
+    assert SIZE <= got < SIZE + 1000, "and the head"
     assert memory.growth() < MOST_GROWTH
 
 

@@ -28,7 +28,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 def test_what_every_server_has_to_carry(hosted: Callable[[Kind], Hosted], kind: Kind) -> None:
     host = hosted(kind)
     body = b"0123456789" * 100_000
-    with httpx.Client(base_url=host.url) as client:
+    with httpx.Client(base_url=host.url, timeout=30) as client:
         echoed = client.post("/echo?a=%20b&&", content=body).json()
         assert echoed["sha256"] == hashlib.sha256(body).hexdigest()
         assert echoed["query"] == "a=%20b&&"

@@ -431,6 +431,7 @@ async def test_a_request_that_has_not_been_sent_whole_bars_the_next_one() -> Non
     connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     assert not may_be_used_again(connection)
     await connection.send_body(outgoing(), parts(), None)
+    await connection.sent()
     assert may_be_used_again(connection)
     connection.pause_writing()
     assert not may_be_used_again(connection)
@@ -689,3 +690,117 @@ def test_native_elsewhere_is_refused_in_words() -> None:
 
     with pytest.raises(RuntimeError, match="engine='native', which runs on asyncio only"):
         anyio.run(ask, backend="trio")
+
+
+# While a response is read
+
+
+def echo_as_it_comes(connection: Connection) -> None:
+    """Answers with what it reads, while it reads it, and reads no more than its answer is taken."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += connection.read()
+    head, _, part = head.partition(b"\r\n\r\n")
+    left = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % left)
+    while left:
+        connection.send(part)
+        left -= len(part)
+        if left and not (part := connection.read()):
+            return
+    connection.wait_for_client_close()
+
+
+def native(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=AsyncBalancedTransport([url], retry=None), base_url="http://a")
+
+
+async def test_a_request_goes_on_while_its_response_is_read(raw_server: MakeRawServer) -> None:
+    size, part = 20_000_000, b"x" * 65_536
+
+    async def body() -> AsyncIterator[bytes]:
+        for start in range(0, size, len(part)):
+            yield part[: size - start]
+
+    with anyio.fail_after(50):
+        async with native(raw_server(echo_as_it_comes).url) as http:
+            headers = {"content-length": str(size)}
+            async with http.stream("POST", "/", content=body(), headers=headers) as response:
+                assert sum([len(each) async for each in response.aiter_raw()]) == size
+            (counts,) = http._transport.connections().values()  # type: ignore[attr-defined]
+            assert counts == (1, 1), "and then the connection is kept"
+
+
+async def test_a_response_can_be_had_before_the_request_goes_on(raw_server: MakeRawServer) -> None:
+    answered = anyio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"abc"
+        await answered.wait()
+        yield b"def"
+
+    with anyio.fail_after(20):
+        async with (
+            native(raw_server(echo_as_it_comes).url) as http,
+            http.stream("POST", "/", content=body(), headers={"content-length": "6"}) as response,
+        ):
+            parts_read = response.aiter_raw()
+            assert await anext(parts_read) == b"abc"
+            answered.set()
+            assert await anext(parts_read) == b"def"
+
+
+async def test_a_body_that_fails_while_its_response_is_read_fails_the_response(
+    raw_server: MakeRawServer,
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"abc"
+        await answered.wait()
+        raise ZeroDivisionError
+
+    answered = anyio.Event()
+    backend = raw_server(echo_as_it_comes)
+    async with native(backend.url) as http:
+        async with http.stream("POST", "/", content=body(), headers={"content-length": "6"}) as response:
+            answered.set()
+            with pytest.raises(ZeroDivisionError):
+                await response.aread()
+        (status,) = http._transport.pools["default"].status().backends  # type: ignore[attr-defined]
+        assert (status.in_flight, status.failures) == (0, 0), "and that is not the server's fault"
+    assert backend.wait_until(lambda server: server.open == 0)
+
+
+async def test_a_response_that_is_closed_ends_its_request(raw_server: MakeRawServer) -> None:
+    ended = anyio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield b"abc"
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    backend = raw_server(echo_as_it_comes)
+    with anyio.fail_after(20):
+        async with native(backend.url) as http:
+            async with http.stream("POST", "/", content=body(), headers={"content-length": "6"}):
+                pass
+            await ended.wait()
+            assert backend.wait_until(lambda server: server.open == 0)
+
+
+async def test_a_server_that_answers_and_reads_no_more_times_out(raw_server: MakeRawServer) -> None:
+    def deaf(connection: Connection) -> None:
+        connection.read()
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+        connection.stall()
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65_536
+
+    async with native(raw_server(deaf).url) as http:
+        timeout = httpx.Timeout(20, write=0.2)
+        async with http.stream("POST", "/", content=body(), timeout=timeout) as response:
+            with pytest.raises(httpx.WriteTimeout, match="read nothing"):
+                await response.aread()
