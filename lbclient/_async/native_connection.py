@@ -33,6 +33,7 @@ import httpx
 from lbclient._async.connections import Connection
 from lbclient._async.http11 import Head, Outgoing, ResponseReader, State
 from lbclient._async.network import CutOff
+from lbclient.core.facts import Header
 
 MOST_UNREAD = 256 * 1024  # bytes that wait for the caller before reading is paused
 ONE_WRITE = 64 * 1024  # a body up to this size is copied behind its head: one system call, one segment
@@ -132,6 +133,11 @@ class NativeConnection(Connection, asyncio.Protocol):
             poll = self._poll = select.poll()
             poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))
+
+    @property
+    def trailers(self) -> list[Header]:
+        """What followed the body of the last response."""
+        return self._reader.trailers
 
     async def aclose(self) -> None:
         """See `Connection`; never gives way to the event loop."""

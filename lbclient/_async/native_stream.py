@@ -46,8 +46,10 @@ class NativeStream(httpcore.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """The socket, its addresses, the TLS object, and whether the kernel has something to read."""
+        """Socket, addresses, TLS object, whether the kernel has something to read, and a response's trailers."""
         if info == "is_readable":
             return self._connection.dead
+        if info == "trailers":
+            return self._connection.trailers
         name = _NAMES.get(info)
         return None if name is None else self._connection.transport.get_extra_info(name)

@@ -14,7 +14,7 @@ import httpx
 
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.framing import NO_BODY, Framing, check_head, check_method, framing_of
-from lbclient.asgi.inbound import Inbound, parts_of
+from lbclient.asgi.inbound import Inbound, parts_of, trailers_of
 from lbclient.asgi.incoming import Incoming, too_large
 from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
@@ -54,9 +54,8 @@ async def exchange(
         check_method(scope["method"])
         check_head(scope)
         framing = framing_of(scope)
-        if (
-            scope["method"] == "OPTIONS" and scope.get("raw_path") == b"*"
-        ):  # it asks about us (RFC 9110, 9.3.7)
+        if scope["method"] == "OPTIONS" and scope.get("raw_path") == b"*":
+            # It asks about us (RFC 9110, 9.3.7).
             await sending({"type": "http.response.start", "status": 204, "headers": []})
             await sending({"type": "http.response.body", "body": b"", "more_body": False})
             return
@@ -128,25 +127,30 @@ class _Relay:
         headers = self._inbound.response_headers(response)
         left = _length(headers, method, response.status_code)
         send = self._send
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        extensions = self._inbound.scope.get("extensions") or ()
+        start: Message = {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        carries_trailers = left is None and "http.response.trailers" in extensions
+        await send({**start, "trailers": True} if carries_trailers else start)
         last = b""
-        hold = (
-            left is not None and self._framing == NO_BODY
-        )  # one message less; but not while the client still sends
+        # The last part goes with the end, which is one message less; but not while the client may still be sending.
+        hold = left is not None and self._framing == NO_BODY
         if left != 0:
             async with parts_of(response) as parts:
                 async for part in parts:
                     if left is not None:
                         left -= len(part)
-                        if (
-                            hold and left <= 0
-                        ):  # what ends the body is still to be read, or it could not be reused
-                            last = part
+                        if hold and left <= 0:
+                            last = (
+                                part  # and on: the body's end has to be read, for its connection to be kept
+                            )
                             continue
                     await send({"type": "http.response.body", "body": part, "more_body": True})
+        trailers = trailers_of(response) if carries_trailers else []
         await response.aclose()  # before the client can ask for more
         self._incoming.answered()
         await send({"type": "http.response.body", "body": last, "more_body": False})
+        if carries_trailers:
+            await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
 
 
 async def _while_the_client_is_there(incoming: Incoming, relay: _Relay) -> None:

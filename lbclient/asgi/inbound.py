@@ -17,6 +17,8 @@ from lbclient.asgi.settings import Settings
 from lbclient.asgi.types import Scope
 from lbclient.core.facts import Header
 
+_NO_TRAILERS = frozenset({b"content-length", b"host", b"set-cookie"})  # RFC 9110, 6.5.1
+
 
 class Inbound:
     """A request as it came to us, and what of it goes on.
@@ -89,6 +91,13 @@ class Inbound:
 def parts_of(response: httpx.Response) -> aclosing[AsyncGenerator[bytes]]:
     """The body of a response, to be iterated over in an `async with`: on trio a generator has to be closed."""
     return aclosing(cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream))))
+
+
+def trailers_of(response: httpx.Response) -> list[Header]:
+    """What followed a response's body, where its engine keeps that; what frames or routes may not stand there."""
+    stream = response.extensions.get("network_stream")
+    raw: list[Header] = (stream and stream.get_extra_info("trailers")) or []
+    return [header for header in end_to_end(raw) if header[0] not in _NO_TRAILERS]
 
 
 def _framed_once(headers: list[Header], raw: list[Header]) -> list[Header]:

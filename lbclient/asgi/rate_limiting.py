@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 from lbclient.asgi.facts import facts_of
 from lbclient.asgi.forwarding import ClientFrom, Trust, client_of
@@ -76,9 +77,14 @@ class RateLimit:
         object.__setattr__(self, "_read", _by_address if self.key == "client_ip" else key_reader(self.key))
         object.__setattr__(self, "_path", path_pattern(checked_path(self.path)))
 
+    def _is_at(self, path: str) -> bool:
+        """Encoded or not: who writes %6c for an l is limited all the same."""
+        assert self._path is not None
+        return self._path.match(path) is not None or self._path.match(unquote(path)) is not None
+
     def bucket(self, facts: Facts) -> str | None:
         """Whose tokens a request takes; None when this limit is not for it."""
-        if self._path is not None and self._path.match(facts.path) is None:
+        if self._path is not None and not self._is_at(facts.path):
             return None
         if self.methods is not None and facts.method not in self.methods:
             return None
@@ -126,9 +132,8 @@ class RateLimitMiddleware:
         self._fail_open = fail_open
         self._failing = False
         shared = _store(store)
-        self._own_store: Any = (
-            shared if isinstance(store, str) else None
-        )  # throttled-py has no public way to close it
+        # throttled-py has no public way to close a store.
+        self._own_store: Any = shared if isinstance(store, str) else None
         self._limiters = [(limit, _limiter(limit, shared)) for limit in self._limits]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -78,6 +78,12 @@ def answer_or_not(connection: Connection) -> None:
         if b"/raw/down/" in request:
             _send(connection, int(request.split(b"/raw/down/")[1].split(b" ")[0]))
             continue
+        if b"/raw/trailers" in request:
+            connection.send(
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n"
+                b"3\r\nabc\r\n0\r\nX-Sum: 294\r\nSet-Cookie: no\r\n\r\n"
+            )
+            continue
         connection.respond()
     else:
         _mirror(connection)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -17,6 +18,13 @@ import pytest
 from tests.asgi.conftest import Hosted
 from tests.asgi.hosting import RawClient, ask
 from tests.servers import ASGI_KINDS, Kind
+
+CASES = {
+    case["id"]: case
+    for case in json.loads((Path(__file__).parents[1] / "vectors/http_framing_upgrade.json").read_text())[
+        "cases"
+    ]
+}
 
 
 @pytest.fixture(params=ASGI_KINDS)
@@ -127,6 +135,18 @@ def test_http2(hosted: Callable[[Kind], Hosted]) -> None:
     assert b"\r\ntransfer-encoding: chunked\r\n" in posted
     assert posted.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
     assert b"\r\ncontent-length: 0\r\n" in empty
+
+
+def test_trailers(hosted: Callable[[Kind], Hosted]) -> None:
+    """Vector trailers-forwarded-when-enabled: over HTTP/2, which is where ASGI servers carry them."""
+    assert CASES["trailers-forwarded-when-enabled"]["expect"]["client_gets_trailer"] is True
+    host = hosted("hypercorn")
+    with H2(host.port) as client:
+        came = client.ask([*pseudo(path="/raw/trailers"), ("te", "trailers")])
+    (trailers,) = [event for event in came if isinstance(event, h2.events.TrailersReceived)]
+    assert trailers.headers == [(b"x-sum", b"294")]
+    with httpx.Client(base_url=host.url) as http:
+        assert http.get("/raw/trailers").text == "abc", "over HTTP/1.1 the rest arrives all the same"
 
 
 def test_http2_that_would_be_two_things_in_http1(hosted: Callable[[Kind], Hosted]) -> None:

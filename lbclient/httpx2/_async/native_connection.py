@@ -31,6 +31,7 @@ import anyio
 import httpcore2
 import httpx2
 
+from lbclient.core.facts import Header
 from lbclient.httpx2._async.connections import Connection
 from lbclient.httpx2._async.http11 import Head, Outgoing, ResponseReader, State
 from lbclient.httpx2._async.network import CutOff
@@ -133,6 +134,11 @@ class NativeConnection(Connection, asyncio.Protocol):
             poll = self._poll = select.poll()
             poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))
+
+    @property
+    def trailers(self) -> list[Header]:
+        """What followed the body of the last response."""
+        return self._reader.trailers
 
     async def aclose(self) -> None:
         """See `Connection`; never gives way to the event loop."""
