@@ -105,15 +105,13 @@ class Supply:
         """Whether there is nothing to serve with: no set has come, and there is no initial one."""
         return self.declared is None and not self.initial
 
-    def succeeded(self, declared: tuple[Backend, ...]) -> bool:
-        """The source said this set. True when it is another one than before."""
-        changed = declared != self.declared
-        self.declared = declared
+    def succeeded(self, declared: tuple[Backend, ...]) -> None:
+        """The source said this set."""
         self.sets += 1
-        self.changes += changed
+        self.changes += declared != self.declared
+        self.declared = declared
         self.well = True
         self._succeeded_at = self._clock()
-        return changed
 
     def failed(self, words: str) -> None:
         """The source could not say a set, or said none."""

@@ -8,6 +8,7 @@ https://developer.hashicorp.com/consul/api-docs/features/blocking
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -31,6 +32,8 @@ from lbclient.discovery.registry import (
     new_client,
     ssl_context,
 )
+
+logger = logging.getLogger("lbclient")
 
 Query: TypeAlias = list[tuple[str, str | int | float | bool | None]]
 
@@ -148,8 +151,13 @@ class Consul(Source):
         backends: dict[str, Backend] = {}
         for instance in instances:
             status = _worst(instance)
-            if status in self._statuses:
+            if status not in self._statuses:
+                continue
+            try:
                 backend = self._backend(instance, status)
+            except ValueError as exc:  # a service without a port has port 0
+                logger.warning("%s: %s is no backend: %s", self, instance["Service"].get("ID"), exc)
+            else:
                 backends[backend.url] = backend
         return tuple(backends[url] for url in sorted(backends))
 

@@ -61,7 +61,7 @@ class Entries:
         self.cluster = cluster
 
     def put(self, pair: Json) -> None:
-        """A key has this value now. One that says no backend is none, and told once."""
+        """A key has this value now. One that says no backend is none, and the log says so."""
         key, value = b64decode(pair["key"]), b64decode(pair.get("value", ""))
         try:
             backend = self._source.backend_of(value)
@@ -197,9 +197,11 @@ class Etcd(ListWatch[httpx.AsyncClient, Entries]):
             async with pieces_of(response) as pieces:
                 async for piece in pieces:
                     for line in lines.feed(piece):
-                        if self._take(as_object(line), view):
+                        message = as_object(line)
+                        if self._take(message, view):
                             return True
-                        heard()
+                        if not message["result"].get("created"):
+                            heard()
         return False
 
     def _take(self, message: Json, view: Entries) -> bool:

@@ -16,9 +16,7 @@ from lbclient.discovery.watching import watching
 logger = logging.getLogger("lbclient")
 
 FIRST_PAUSE = 0.1  # seconds
-REST = (
-    4.0  # times as long as it took to take a set in: a source that never stops talking gets a fifth of a core
-)
+REST = 4.0  # times as long as a set took to take in: a source that never stops talking gets a fifth of a core
 LONGEST_REST = 1.0  # seconds
 
 

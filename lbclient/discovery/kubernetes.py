@@ -105,9 +105,8 @@ class Slices:
                 self._read[name] = source.read(self._raw[name])
         except ValueError as exc:
             return Trouble(str(exc))
-        names = source.preferred(
-            {name: self._raw[name].get("addressType", "IPv4") for name in sorted(self._raw)}
-        )
+        inhabited = [name for name in sorted(self._raw) if any(self._read[name])]
+        names = source.preferred({name: self._raw[name].get("addressType", "IPv4") for name in inhabited})
         serving = {endpoint[:2]: endpoint for name in names for endpoint in self._read[name][0]}
         draining = {endpoint[:2]: endpoint for name in names for endpoint in self._read[name][1]}
         if not serving:
@@ -115,11 +114,11 @@ class Slices:
         before, self._backends = self._backends, {}
         for place, endpoint in draining.items():
             if place not in serving:
-                self._backends[endpoint, True] = before.get((endpoint, True)) or source.backend(
-                    endpoint, True
-                )
+                known = before.get((endpoint, True))
+                self._backends[endpoint, True] = known or source.backend(endpoint, draining=True)
         for endpoint in serving.values():
-            self._backends[endpoint, False] = before.get((endpoint, False)) or source.backend(endpoint, False)
+            known = before.get((endpoint, False))
+            self._backends[endpoint, False] = known or source.backend(endpoint, draining=False)
         return tuple(backend for _, backend in sorted(self._backends.items(), key=_by_endpoint))
 
 
@@ -264,7 +263,7 @@ class Kubernetes(ListWatch[Session, Slices]):
                 break
         return taken
 
-    def backend(self, endpoint: Endpoint, draining: bool) -> Backend:
+    def backend(self, endpoint: Endpoint, *, draining: bool) -> Backend:
         """An endpoint as a backend."""
         address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
         about = {"pod": endpoint.pod, "node": endpoint.node, "zone": endpoint.where}

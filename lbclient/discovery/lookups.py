@@ -150,9 +150,8 @@ class DnsLookups:
             return Found([Place(address, 0, name) for address in addresses], ttl)
         answer = await self._ask(resolver, backend, name, "SRV")
         records = [(str(r.target).rstrip("."), r.port, r.priority, r.weight) for r in answer]
-        records = [
-            record for record in records if record[0]
-        ]  # a target "." says that there is no such service
+        # A target "." says that there is no such service, and a port of 0 says nothing.
+        records = [record for record in records if record[0] and record[1]]
         if not records:
             raise NoRecords(f"{name} says that there is no such service")
         ttl = _ttl(answer)

@@ -225,6 +225,13 @@ async def test_an_instance_says_everything(consul: Double) -> None:
     assert found["http://127.0.0.1:8080"].zone == "eu-1"
 
 
+async def test_an_instance_without_a_port_does_not_hide_the_others(
+    consul: Double, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert list(await heard_of(consul, instance(1, port=0), instance(2))) == [B]
+    assert "shop-1 is no backend" in caplog.text
+
+
 async def test_the_worst_check_says_how_an_instance_is(consul: Double) -> None:
     weights = {"Passing": 10, "Warning": 2}
     fleet = [

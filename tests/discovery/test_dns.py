@@ -150,6 +150,7 @@ async def test_targets_that_nobody_answers_for_do_not_hide_the_others(named: Nam
     named.update(
         f"add a.{ZONE} {TTL} A 127.0.0.1",
         f"add _http._tcp.{ZONE} {TTL} SRV 0 1 8001 a.{ZONE}.",
+        f"add _http._tcp.{ZONE} {TTL} SRV 0 1 0 a.{ZONE}.",
         f"add _http._tcp.{ZONE} {TTL} SRV 0 1 8002 missing.{ZONE}.",
         f"add _http._tcp.{ZONE} {TTL} SRV 0 1 8003 refused.elsewhere.test.",
     )

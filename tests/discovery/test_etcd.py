@@ -298,6 +298,7 @@ async def test_an_error_and_a_clean_end_are_a_cut(raw_server: MakeRawServer) -> 
     ("watch", "words"),
     [
         (BROKEN, "the watch failed: .*transport is closing"),
+        (lines(CREATED) + BROKEN, "the watch failed: .*transport is closing"),
         (
             lines({"result": {"header": HEADER, "canceled": True, "cancel_reason": "no permission"}}),
             "cancelled: no perm",

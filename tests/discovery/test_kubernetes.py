@@ -351,7 +351,8 @@ async def test_dual_stack_and_names_of_hosts(cluster: Cluster, family: str, host
 
 
 async def test_the_other_family_where_the_preferred_one_is_missing(cluster: Cluster) -> None:
-    found = await heard_of(cluster, a_slice("shop-2", endpoint("fd00::1"), kind="IPv6"))
+    empty = a_slice("shop-1", endpoint("10.0.0.1", ready=False))
+    found = await heard_of(cluster, empty, a_slice("shop-2", endpoint("fd00::1"), kind="IPv6"))
     assert list(found) == ["http://[fd00::1]:8080"]
 
 
