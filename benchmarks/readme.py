@@ -85,7 +85,7 @@ def throughput(results: Path) -> str:
     rounds = settings["rounds"]
     parts = [
         f"{environment['python']}, {sniffio} `sniffio`, {rounds} rounds, {(rounds + 1) // 2} from 100 at a time on. "
-        "Requests a second where nothing else is said.",
+        f"Requests a second where nothing else is said. {noise(small)}",
         table(["at a time", *COLUMNS.values()], [row for row in cells if any(row[1:])]),
         *others(results),
         *thousand(results),
@@ -93,6 +93,14 @@ def throughput(results: Path) -> str:
         "![Throughput, CPU and tail latency over concurrency](docs/throughput.svg)",
     ]
     return "\n\n".join(parts)
+
+
+def noise(report: Report) -> str:
+    """What the baseline differs by from its own neighbours."""
+    own = [row["ratio_to_baseline"]["rps"] for row in report["rows"] if row["target"] == "httpx"]
+    low = min(each["low"] for each in own if each["low"] is not None)
+    high = max(each["high"] for each in own if each["high"] is not None)
+    return f"Bare httpx next to itself is the noise: {low:.2f}..{high:.2f}."
 
 
 def others(results: Path) -> list[str]:
