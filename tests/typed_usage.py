@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from random import Random
 from typing import assert_type
 
@@ -42,6 +42,7 @@ from lbclient import (
 from lbclient.algorithms import LeastConnections, RingHash
 from lbclient.core.algorithms.picker import Picker
 from lbclient.core.backend import BackendState
+from lbclient.discovery import Dns, Filter, Source, SourceStatus, Subset
 
 
 def pools() -> tuple[Pool, Pool]:
@@ -148,3 +149,15 @@ class _Last:
 
 
 Pool(["http://a", "http://b"], algorithm=AlwaysTheLast())
+
+
+class Inventory(Source):
+    """A source of one's own."""
+
+    async def watch(self) -> AsyncIterator[list[Backend]]:
+        yield [Backend("http://a")]
+
+
+sourced = Pool(Subset(Filter(Inventory(), zone="a"), 5, client=7), initial=["http://a"])
+assert_type(sourced.status().source, SourceStatus | None)
+AsyncBalancedTransport(Dns("shop.example", 8080), algorithm="round_robin")
