@@ -14,12 +14,14 @@ from functools import partial
 from heapq import heappop, heappush
 from operator import getitem
 from random import Random
+from threading import Lock
 from typing import Any
 
 from lbclient.core.algorithms.picker import Algorithm
 from lbclient.core.backend import Backend
 from lbclient.core.facts import Facts
 from lbclient.core.hedging import Hedge
+from lbclient.core.news import News
 from lbclient.core.outcome import Ending, Failure, Outcome
 from lbclient.core.pool import Pool
 from lbclient.core.retry import Retry
@@ -205,6 +207,24 @@ def poisson(scenario: Scenario, seed: int) -> Iterator[Arrival]:
         yield at, draw()
 
 
+class _Unheard(News):
+    """A log is no place for what only happened in a simulation; listeners (of a full pool's queue) are told."""
+
+    __slots__ = ()
+
+    def __init__(self, lock: Lock, heard: News) -> None:
+        super().__init__(lock)
+        self._listeners = heard._listeners
+
+    def tell(self) -> None:
+        """Tell the listeners."""
+        with self._lock:
+            items, self.items = self.items, []
+        if items:
+            for callback in self._listeners:
+                callback()
+
+
 class Clients:
     """Clients with a pool each; a request is one of them's at random.
 
@@ -249,6 +269,8 @@ class Clients:
             )
             for number in range(count)
         ]
+        for pool in self.pools:
+            pool._news = _Unheard(pool._lock, pool._news)
         for backend, spec in zip(declared, scenario.servers, strict=True):
             if spec.joins:
                 world.at(spec.joins, self._join, backend)

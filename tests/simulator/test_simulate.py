@@ -140,6 +140,12 @@ def test_a_sinkhole_draws_least_connections_and_not_adaptive() -> None:
     assert simulate(scenario, "adaptive", clients=1).failed < 0.005
 
 
+def test_what_happens_in_a_simulation_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    result = simulate(replace(QUICK, changes=(Failing(1.0, 1, 1.0),)), "round_robin", max_in_flight=50)
+    assert 0 < result.failed < 0.05  # it was ejected
+    assert not caplog.records
+
+
 def test_retries_hide_what_fails() -> None:
     scenario = replace(QUICK, changes=(Failing(1.0, 1, 1.0),))
     before = simulate(scenario, "round_robin", clients=3, passive=None)
