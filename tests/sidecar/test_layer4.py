@@ -223,7 +223,7 @@ async def test_an_address_that_is_taken_is_no_start(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         path = l4_only(
             tmp_path / "s.yaml",
-            l4=[{"bind": f"127.0.0.1:{port + 0}", "pool": "lines"}],
+            l4=[{"bind": f"127.0.0.1:{port}", "pool": "lines"}],
             pools={"lines": {"backends": ["tcp://127.0.0.1:1"]}},
         )
         with pytest.raises(OSError, match="cannot listen on"):
