@@ -13,7 +13,8 @@ from lbclient._async.background import BackgroundTask, BackgroundThread
 from lbclient._async.inner import InnerTransports
 from lbclient._async.prober import Ask, InnerProbe, NetworkProbe, probe_pool
 from lbclient.core.pool import Pool
-from lbclient.discovery.following import background_of, watch_over
+from lbclient.discovery.following import background_of, has_background, watch_over
+from lbclient.sharing import in_turn
 
 
 class Probing:
@@ -33,7 +34,7 @@ class Probing:
         ask: Ask = (
             NetworkProbe(pool.connect, ssl_context) if inner is None else InnerProbe(inner, pool.connect)
         )
-        self._main = partial(watch_over, pool, partial(probe_pool, pool, ask))
+        self._main = partial(watch_over, pool, partial(in_turn, pool, partial(probe_pool, pool, ask)))
         self._name = background_of(pool)
         self._task: BackgroundTask | None = None
         self._thread: BackgroundThread | None = None
@@ -42,7 +43,7 @@ class Probing:
     def running(self) -> bool:
         """Whether probes run and the source is followed, or there is neither."""
         return (
-            (self._pool.probe is None and self._pool.supply is None)
+            not has_background(self._pool)
             or (self._task is not None and self._task.running)
             or (self._thread is not None and self._thread.running)
         )

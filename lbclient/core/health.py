@@ -375,6 +375,25 @@ class Health:
         self.trial_after = True
         self._enter(Passive.EJECTED)
 
+    @property
+    def out(self) -> bool:
+        """Whether live requests have taken it out, and it has not proven itself since."""
+        return self.passive is not Passive.IN and self.trial_after
+
+    def eject_until(self, until: float, reason: str) -> None:
+        """Out until a moment that another process has decided; a trial follows."""
+        self.ejected_ever += 1
+        self.ejected_until = until
+        self.reason = reason
+        self.trial_after = True
+        self._enter(Passive.EJECTED)
+
+    def let_in(self, now: float) -> None:
+        """In again: another process has tried it."""
+        self._enter(Passive.IN)
+        self._clean_since = now
+        self.ramp_since = now
+
     def hold(self, until: float, reason: str) -> None:
         """Out until a moment that the server named; no count, and no trial after it."""
         self.ejected_until = until

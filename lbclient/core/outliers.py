@@ -99,7 +99,7 @@ class OutlierDetector:
         state = ticket.state
         if ticket.epoch != state.health.epoch or state.health.passive is not Passive.IN:
             return None
-        if not _others_stand(state, everybody):
+        if not others_stand(state, everybody):
             return None
         seconds = min(seconds, self.policy.max_ejection)
         state.health.hold(now + seconds, why)
@@ -118,7 +118,7 @@ class OutlierDetector:
         return Change(logging.INFO, "back in: its trial succeeded", ())
 
     def _may_eject(self, state: BackendState, everybody: Collection[BackendState], reason: str) -> bool:
-        if not _others_stand(state, everybody):
+        if not others_stand(state, everybody):
             return False
         if reason == "consecutive":
             return True
@@ -129,5 +129,6 @@ class OutlierDetector:
         return 1 + EJECTION_JITTER * (2 * self.rng.random() - 1)
 
 
-def _others_stand(state: BackendState, everybody: Collection[BackendState]) -> bool:
+def others_stand(state: BackendState, everybody: Collection[BackendState]) -> bool:
+    """Whether it would not be the last one standing that goes."""
     return any(s.health.standing and s is not state and s.backend.weight > 0 for s in everybody)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
@@ -26,12 +27,12 @@ from lbclient.core.connect import Connect
 from lbclient.core.errors import NoBackendAvailable, NoSetYet, PoolFull
 from lbclient.core.facts import Facts, KeyLike, KeyReader, as_key, key_reader
 from lbclient.core.forking import tell_after_fork
-from lbclient.core.health import Admin, Passive, PassiveHealth
+from lbclient.core.health import Admin, Check, Passive, PassiveHealth
 from lbclient.core.hedging import Hedge, Hedging
 from lbclient.core.members import BackendLike
 from lbclient.core.membership import Membership
 from lbclient.core.outcome import BACKEND_S_FAULT, Failure
-from lbclient.core.outliers import Change, OutlierDetector
+from lbclient.core.outliers import Change, OutlierDetector, others_stand
 from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.retry import Retry
 from lbclient.core.snapshot import Rules, Snapshot, fail_open_set, why_not
@@ -48,6 +49,8 @@ BEATEN_TIMEOUTS = 5  # connect timeouts for which the loser of a race to connect
 LATENCY_SHARE = 0.2  # of the newest answer in the status's moving average
 _FIRST_OVERLOAD = 429  # no lower status says anything against a backend, unless the caller says which do
 _RETRY = Retry()
+_CHECKS = (Check.UNKNOWN, Check.PASSING, Check.FAILING)
+_SHARED_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STATUS_FAILURES = (
     PassiveHealth()
 )  # the default, and what counts as a failure where there is no passive health
@@ -91,6 +94,9 @@ class Pool(Membership):
         hedge: When a slow request is copied to another backend; None for never.
         preserve_host: Backends see the logical host instead of their own.
         connect: How connections are made.
+        shared: A name under which the processes of this machine (of one user) share what they know: one of them probes
+            for all, and a backend that one ejects is ejected in all. None: each process looks for itself. Letters,
+            digits, ".", "_" and "-"; the pools that share it have the same backends.
         peer: (index, count): which of `count` clients of these backends this one is, from 0, for an algorithm with an
             aperture (`Adaptive`); None when that is not known.
         zone: Where this client runs. Backends of that zone are preferred, as far as they are enough for the clients
@@ -123,6 +129,7 @@ class Pool(Membership):
         hedge: Hedge | None = None,
         preserve_host: bool = False,
         connect: Connect | None = None,
+        shared: str | None = None,
         peer: tuple[int, int] | None = None,
         zone: str | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -160,6 +167,15 @@ class Pool(Membership):
         self.most_attempts = 1 if retry is None else retry.most_attempts
         _instance("hedge", hedge, (Hedge,))
         self.preserve_host = preserve_host
+        if shared is not None and not (isinstance(shared, str) and _SHARED_NAME.fullmatch(shared)):
+            raise ValueError(
+                f"shared is {shared!r}; write a name of letters, digits, '.', '_' and '-', up to 64"
+            )
+        if shared is not None and clock is not time.monotonic:
+            raise ValueError(
+                "shared= needs the clock that all processes have, time.monotonic; leave clock= out"
+            )
+        self.shared = shared
         self.connect = _instance("connect", connect, (Connect,)) or Connect()
         self.seed = None if rng is not None else random.getrandbits(64)
         self._key: KeyReader | None = _reader_of(self.algorithm)
@@ -583,6 +599,43 @@ class Pool(Membership):
             self._publish(self.clock())
         self._news.tell()
 
+    def findings(self) -> dict[str, tuple[int, float]]:
+        """What this process has found out about each backend: its check (0 unknown, 1 passing, 2 failing), and until
+        when it is ejected (0: it is not).
+        """
+        with self._lock:
+            return {url: _finding(state) for url, state in self._states.items()}
+
+    def learn(self, url: str, check: int | None, ejected_until: float | None) -> tuple[int, float] | None:
+        """What another process has found out about a backend, as its `findings` say it; None for what is no news.
+
+        Returns:
+            What that comes to here: the last backend standing is not ejected. None when there is no such backend.
+        """
+        now = self.clock()
+        with self._lock:
+            state = self._states.get(url)
+            if state is None:
+                return None
+            health = state.health
+            if check is not None and health.check is not _CHECKS[check]:
+                if health.check is Check.FAILING:
+                    health.ramp_since = now
+                health.check = _CHECKS[check]
+                self._log(logging.INFO, "probe %s, says another process", state, health.check.value)
+            if ejected_until is not None:
+                longer = ejected_until > max(now, health.ejected_until if health.out else 0.0)
+                if longer and (health.out or others_stand(state, self._states.values())):
+                    health.eject_until(ejected_until, "another process ejected it")
+                    self._log(logging.WARNING, "ejected by another process", state)
+                elif not ejected_until and health.out:
+                    health.let_in(now)
+                    self._log(logging.INFO, "let back in by another process", state)
+            self._publish(now)
+            finding = _finding(state)
+        self._news.tell()
+        return finding
+
     def after_fork(self) -> None:
         """Become another client of the same backends: what is in flight is the parent's, the dice fall differently.
 
@@ -667,3 +720,8 @@ def _instance(name: str, value: _T, kinds: tuple[type, ...]) -> _T:
         wanted = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
         raise TypeError(f"{name} is {value!r}; write {wanted}, or None")
     return value
+
+
+def _finding(state: BackendState) -> tuple[int, float]:
+    health = state.health
+    return _CHECKS.index(health.check), health.ejected_until if health.out else 0.0

@@ -77,6 +77,11 @@ async def _follow(pool: Pool, source: Source) -> None:
         await anyio.sleep(pause * (1 - pool.rng.random() / 4))  # not in step with everybody else who lost it
 
 
+def has_background(pool: Pool) -> bool:
+    """Whether there is anything to do in the background."""
+    return pool.probe is not None or pool.supply is not None or pool.shared is not None
+
+
 def background_of(pool: Pool) -> str:
     """What goes on in the background of a pool, for debuggers and the log."""
     what = "probes" if pool.supply is None else str(pool.supply.source)

@@ -13,10 +13,11 @@ from lbclient._async.background import BackgroundThread
 from lbclient.core.backend import Backend
 from lbclient.core.pool import Pool
 from lbclient.core.probes import Probe, TcpProbe
-from lbclient.discovery.following import background_of, watch_over
+from lbclient.discovery.following import background_of, has_background, watch_over
 from lbclient.httpx2._async.prober import Ask, NetworkProbe, probe_pool
 from lbclient.httpx2._sync.inner import InnerTransports
 from lbclient.httpx2._sync.inner_probe import ask_through
+from lbclient.sharing import in_turn
 
 
 class Probing:
@@ -34,13 +35,13 @@ class Probing:
         self._pool = pool
         over_network = NetworkProbe(pool.connect, ssl_context)
         ask: Ask = over_network if inner is None else _Through(inner, over_network)
-        main = partial(watch_over, pool, partial(probe_pool, pool, ask))
+        main = partial(watch_over, pool, partial(in_turn, pool, partial(probe_pool, pool, ask)))
         self._thread = BackgroundThread(main, background_of(pool))
 
     @property
     def running(self) -> bool:
         """Whether probes run and the source is followed, or there is neither."""
-        return (self._pool.probe is None and self._pool.supply is None) or self._thread.running
+        return not has_background(self._pool) or self._thread.running
 
     def begin(self) -> None:
         """Probe from now on."""
