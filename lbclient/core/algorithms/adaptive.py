@@ -84,6 +84,7 @@ _LEVELS = 4
 PACE = 0.6  # of the picks that a share takes
 EAGER = 1.5
 BAD = 5.0  # means: where it is worth to look beyond the aperture and the weights
+SUSPECT = 1.5  # means: whoever is expected to take less is not avoided, however fast others are
 AVOIDED = 3.0  # times the cheapest other
 HANGS = 1.0  # seconds, at least
 REPORT_COUNTS = 0.6  # requests in flight of our own that a server with the mean load counts
@@ -131,6 +132,7 @@ class AdaptivePicker:
 
     __slots__ = (
         "_aperture",
+        "_cheapest",
         "_clock",
         "_discounts",
         "_fleet",
@@ -158,6 +160,7 @@ class AdaptivePicker:
         reach = len(backends) if self._aperture is None else WINDOW
         self._discounts = _discounts(min(len(backends), reach))
         self._shown = len(backends) <= COSTS_SHOWN
+        self._cheapest: tuple[float, Estimate, float, float] | None = None
         self.costs: Sequence[float | None] = ()
 
     def pick(self, key: bytes | None, /) -> BackendState:
@@ -256,6 +259,7 @@ class AdaptivePicker:
             return
         fleet = estimate.fleet
         fleet.advance(now)
+        self._cheapest = None
         if failed:
             estimate.failures += fleet.grown
             estimate.charge(max(latency / fleet.mean, FAILURE_COSTS))
@@ -267,6 +271,7 @@ class AdaptivePicker:
         estimate = state.memory.get(self._name)
         if isinstance(estimate, Estimate):
             estimate.fleet.advance(now)
+            self._cheapest = None
             estimate.charge(max(latency / estimate.fleet.mean, REFUSAL_COSTS))
 
     def reported(self, state: BackendState, in_flight: float, now: float, /) -> None:
@@ -284,9 +289,8 @@ class AdaptivePicker:
         if not isinstance(estimate, Estimate):
             return None
         grown = self._fleet.grown_by(now)  # nothing is written: a status is read without the pool's lock
-        others = [other.expected(now, grown) for other in self._order if other is not estimate]
         expected = estimate.expected(now, grown)
-        if not others or expected <= AVOIDED * min(others):
+        if expected <= SUSPECT or expected <= AVOIDED * self._least_of_others(estimate, now, grown):
             return None
         mean = self._fleet.mean
         age = now - next(iter(state.waiting), now)
@@ -298,6 +302,20 @@ class AdaptivePicker:
         return Avoided(
             f"it takes {expected * mean * 1e3:.0f} ms, the pool {mean * 1e3:.0f} ms", failing=False
         )
+
+    def _least_of_others(self, estimate: Estimate, now: float, grown: float) -> float:
+        """What the cheapest of the others is expected to take. Everybody is asked once for a status of all."""
+        known = self._cheapest
+        if known is None or known[0] != now:
+            least, second, cheapest = math.inf, math.inf, estimate
+            for other in self._order:
+                expected = other.expected(now, grown)
+                if expected < least:
+                    least, second, cheapest = expected, least, other
+                elif expected < second:
+                    second = expected
+            known = self._cheapest = now, cheapest, least, second
+        return known[3] if known[1] is estimate else known[2]
 
 
 @lru_cache(maxsize=8)

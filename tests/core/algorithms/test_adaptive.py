@@ -10,6 +10,7 @@ import pytest
 
 from lbclient import Backend, CookieAffinity, Facts, PassiveHealth, Pool
 from lbclient.algorithms import Adaptive
+from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.algorithms.picker import Avoided
 from lbclient.core.ticket import Ticket
 from lbclient.testing import FakeClock
@@ -240,6 +241,26 @@ def test_the_status_says_who_is_avoided_and_why() -> None:
     assert slow.avoided
     assert "the pool" in slow.why
     assert (good.avoided, good.why) == (False, "available")
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_status_of_many_looks_at_each_a_few_times(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    urls = [f"http://10.0.0.{number}:80" for number in range(200)]
+    pool, clock = pool_of(*urls)
+    for url in urls:
+        pool.pick(exclude=[other for other in urls if other != url]).succeeded(0.01, status)
+    clock.advance(0.1)
+    looks = 0
+    expected = Estimate.expected
+
+    def counted(*arguments: Any) -> float:
+        nonlocal looks
+        looks += 1
+        return expected(*arguments)
+
+    monkeypatch.setattr(Estimate, "expected", counted)
+    pool.status()
+    assert len(urls) <= looks <= 3 * len(urls)
 
 
 def test_one_backend_alone_is_not_avoided() -> None:
