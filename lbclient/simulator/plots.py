@@ -33,11 +33,11 @@ def draw(rows: Sequence[Row], title: str, picture: Path) -> None:
     left, right = upper.subplots(1, 2, width_ratios=[2, 1])
     _distributions(left, rows)
     _failures(right, rows)
-    axes = lower.subplots((len(maps) + 1) // 2, 2, squeeze=False).flat if maps else ()
+    axes = list(lower.subplots((len(maps) + 1) // 2, 2, squeeze=False).flat) if maps else []
     busiest = max((max(map(max, row.results[0].load.values())) for row in maps), default=1) or 1
     for axis, row in zip(axes, maps, strict=False):
         _load(axis, row.results[0], busiest)
-    for axis in list(axes)[len(maps) :]:
+    for axis in axes[len(maps) :]:
         axis.remove()
     figure.suptitle(title)
     metadata = {"Date": None} if picture.suffix == ".svg" else None
@@ -91,3 +91,5 @@ def _load(axis: Any, result: Result, busiest: int) -> None:
         axis.scatter(*zip(*points, strict=True), s=6, color="#ff3b30", marker="s", linewidths=0)
     axis.set_title(f"{result.algorithm}: requests per backend over time, failures red", fontsize=8)
     axis.tick_params(labelsize=7)
+    axis.set_ylabel("backend", fontsize=7)
+    axis.set_xlabel("seconds", fontsize=7)

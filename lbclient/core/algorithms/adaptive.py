@@ -10,7 +10,8 @@ Per client and backend: the sum `S` of what its outcomes cost and their count `W
 in units of `m`, the mean latency of all backends' successes at that moment. Everything fades with `tau` (`fading.py`).
 
     tau = max(2 s, 10 m)
-    success              x = min(latency / m, 10)     the slowest of a backend is set aside: it says little
+    success              x = min(latency / m, 10)     the slowest of a backend is set aside: it says little; at most 4
+                                                      where requests do not overlap
     failure, timeout     x = max(latency / m, 50)
     429                  x = max(latency / m, 10)     no failure, but a fast refusal must not attract more
     every outcome        S += x, W += 1
@@ -24,10 +25,10 @@ then `1 + n` becomes `1 + n + 0.6 min(3, max(0.5, r / (r' + 1)))`, `r` fading to
 
 **Curiosity.** With traffic one request at a time nothing is in flight when a pick is made, and whoever is a hair
 better than the mean would keep all of it. So of what successes cost, a backend that was not picked for `k` rounds (as
-many picks as there are backends) pays only `(1 + 0.6 k) ** -0.5`. It is counted in picks, so that three hundred
+many picks as there are backends) pays only `(1 + 1.5 k) ** -0.5`. It is counted in picks, so that three hundred
 requests in a second spread as well as three hundred in an hour; what failures cost is not reduced, so that a backend
-which fails has to wait until that has faded, whatever the rate; and it goes away as requests begin to overlap (a
-quarter of a request waiting on average), where differences say who is busy: kept on, it costs 100 clients of a busy
+which fails has to wait until that has faded, whatever the rate; and it goes away as requests begin to overlap (more
+than 0.15 of a request waiting on average), where differences say who is busy: kept on, it costs 100 clients of a busy
 fleet half of their p99.
 
 How it goes with the rest of a pool
@@ -74,11 +75,12 @@ from lbclient.core.backend import BackendState
 from lbclient.core.checks import check_peer
 
 SLOWEST_SUCCESS = 10.0  # means
+SLOWEST_ALONE = 4.0  # means, where requests do not overlap: nobody else is slowed down by a wrong guess
 FAILURE_COSTS = 50.0  # means
 REFUSAL_COSTS = 10.0  # means
-CURIOSITY = 0.6  # per round
+CURIOSITY = 1.5  # per round
 CURIOUS_ROUNDS = 100
-ALONE = 0.25  # requests waiting for their headers, on average, where curiosity ends
+ALONE = 0.15  # requests waiting for their headers, on average, where curiosity ends
 OVERLAP_SHARE = 0.05  # of the newest pick in that average
 _LEVELS = 4
 PACE = 0.6  # of the picks that a share takes
@@ -264,7 +266,8 @@ class AdaptivePicker:
             estimate.failures += fleet.grown
             estimate.charge(max(latency / fleet.mean, FAILURE_COSTS))
         else:
-            estimate.answered(fleet.succeeded(latency, SLOWEST_SUCCESS))
+            most = SLOWEST_SUCCESS if fleet.overlap > ALONE else SLOWEST_ALONE
+            estimate.answered(fleet.succeeded(latency, most))
 
     def refused(self, state: BackendState, latency: float, now: float, /) -> None:
         """It answered that it has too much to do (429)."""

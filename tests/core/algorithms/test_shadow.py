@@ -66,6 +66,8 @@ def test_a_health_policy_says_whom_it_would_have_ejected() -> None:
         pool.pick(exclude=others(pool, A)).succeeded(0.01, 500)
     shadow = shadow_of(pool)
     assert (shadow.ejections, shadow.ejected, shadow.algorithm) == ({A: 1}, (A,), "")
+    pool.pick().release()
+    assert (shadow_of(pool).picks, shadow_of(pool).differed) == (1, 0)
     assert all(backend.available for backend in pool.status().backends)
     pool.pick(exclude=others(pool, A)).succeeded(0.01, 500)  # ejected already: nothing new
     clock.advance(6)
