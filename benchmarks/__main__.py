@@ -38,7 +38,8 @@ def runs(*, brief: bool, quick: bool) -> dict[str, list[str]]:
         targets = ["--targets", COMPARED if loop == "uvloop" else "httpx2,lbclient"]  # aiohttp is asyncio's
         found[loop] = ["throughput", "--loop", loop, "--concurrency", "1,50", *targets, *few]
     repetitions = ["--repetitions", "3"] if brief else []
-    found |= {"connections": ["connections"], "picks": ["picks", *repetitions], "l4": ["l4"]}
+    once = ["--rounds", "1"] if brief else []
+    found |= {"connections": ["connections"], "picks": ["picks", *repetitions], "l4": ["l4", *once]}
     return found
 
 

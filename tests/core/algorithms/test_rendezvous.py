@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from lbclient.algorithms import Rendezvous
-from lbclient.core.algorithms.rendezvous import RendezvousLots, score
+from lbclient.core.algorithms.rendezvous import _MANY, _PRIME, RendezvousLots, score
+from lbclient.core.hashing import stable64
 from tests.core.algorithms.backends import states
 
 
@@ -33,3 +34,31 @@ def test_the_keys_of_one_that_leaves_are_shared_by_all_others() -> None:
 def test_a_score_grows_with_the_lot_and_with_the_weight() -> None:
     assert score(0.2, 1) < score(0.3, 1) < score(0.3, 2) < score(0.9, 2)
     assert score(1.0, 1) == math.inf
+
+
+@pytest.mark.parametrize("count", [1, 2, _MANY - 1, _MANY, 1000])
+def test_a_long_number_draws_the_lots_that_many_short_ones_would(count: int) -> None:
+    rng = random.Random(count)
+    names = [f"10.0.{number >> 8}.{number & 255}:80" for number in range(count)]
+    lots = RendezvousLots(names, [1.0] * count)
+    seeds = [stable64(name.encode()) % (_PRIME - 1) + 1 for name in names]
+    for hashed in [
+        0,
+        1,
+        _PRIME - 2,
+        _PRIME - 1,
+        _PRIME,
+        2**64 - 1,
+        *(rng.getrandbits(64) for _ in range(50)),
+    ]:
+        each = [seed * (hashed % (_PRIME - 1) + 1) % _PRIME for seed in seeds]
+        assert list(lots._lots(hashed)) == each
+        assert lots.find(hashed) == each.index(max(each))
+
+
+def test_a_lane_holds_the_largest_product() -> None:
+    lots = RendezvousLots([str(number) for number in range(_MANY)], [1.0] * _MANY)
+    lots._seeds = [_PRIME - 1 - number for number in range(_MANY)]
+    lots._lanes = sum(seed << 128 * place for place, seed in enumerate(lots._seeds))
+    largest = _PRIME - 2  # as a hash: the key is one more
+    assert list(lots._lots(largest)) == [seed * (_PRIME - 1) % _PRIME for seed in lots._seeds]
