@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from lbclient import BalancedTransport, Connect, DrainTimeout, Hedge, Pool
+from lbclient import BalancedTransport, Connect, DrainTimeout, Hedge, HttpProbe, Pool, TcpProbe
 from tests.conftest import MakeRawServer, SharedServers
 from tests.servers.raw import after_request, respond, stall
 
@@ -128,3 +128,25 @@ def test_copies_of_slow_requests_from_many_threads(raw_server: MakeRawServer) ->
 def test_what_threads_cannot_do_is_refused_at_once(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         BalancedTransport(["http://a"], **options)  # type: ignore[arg-type]
+
+
+def test_probes_go_through_transports_of_the_callers_own() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "b":
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, text="all is well" if request.url.host == "a" else "all is lost")
+
+    pool = Pool(["http://a", "http://b", "http://c"], probe=HttpProbe("/health", body="well"))
+    transport = BalancedTransport(pool, inner=lambda backend: httpx.MockTransport(answer))
+    transport.wait_until_ready()
+    assert [backend.check for backend in pool.status().backends] == ["passing", "failing", "failing"]
+    transport.close()
+
+
+def test_tcp_probes_connect_whatever_the_transports_are(raw_server: MakeRawServer) -> None:
+    server = raw_server()
+    pool = Pool([server.url, "http://127.0.0.1:1"], probe=TcpProbe())
+    transport = BalancedTransport(pool, inner=lambda backend: httpx.HTTPTransport())
+    transport.wait_until_ready()
+    assert [backend.check for backend in pool.status().backends] == ["passing", "failing"]
+    transport.close()
