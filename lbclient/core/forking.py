@@ -19,7 +19,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 try:
     from os import register_at_fork
-except ImportError:  # a system that does not fork
+except ImportError:  # pragma: no cover - a system that does not fork
     register_at_fork = None  # type: ignore[assignment]
 
 TAKEN_WITHIN = 0.2  # seconds, for all of them
@@ -68,5 +68,5 @@ def _in_the_child() -> None:
         who.after_fork()
 
 
-if register_at_fork is not None:
+if register_at_fork is not None:  # pragma: no branch - likewise
     register_at_fork(before=_before, after_in_parent=_let_go, after_in_child=_in_the_child)
