@@ -62,3 +62,14 @@ def test_a_lane_holds_the_largest_product() -> None:
     lots._lanes = sum(seed << 128 * place for place, seed in enumerate(lots._seeds))
     largest = _PRIME - 2  # as a hash: the key is one more
     assert list(lots._lots(largest)) == [seed * (_PRIME - 1) % _PRIME for seed in lots._seeds]
+
+
+@pytest.mark.parametrize("hashed", [0, 12345, _PRIME - 3])
+def test_weights_score_as_they_are_said_to(hashed: int) -> None:
+    lots = RendezvousLots(["a", "b", "c"], [1.0, 2.0, 0.5])
+    lots._seeds = [1, 12345, 2**60]  # 1 times the greatest key rounds to a lot of 1
+    expected = [
+        score(lot / _PRIME, weight) for lot, weight in zip(lots._lots(hashed), (1, 2, 0.5), strict=True)
+    ]
+    assert list(lots._scores(hashed)) == expected
+    assert (math.inf in expected) == (hashed == _PRIME - 3)
