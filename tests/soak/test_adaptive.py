@@ -9,7 +9,7 @@ from lbclient.simulator import RESEARCH, simulate
 
 OTHERS = ("least_connections", "power_of_two_choices", "peak_ewma", "round_robin", "random")
 ALIKE = 1.05  # what two seeds can tell apart
-WORST = {("antagonists-130", 100): 2.5, ("homogeneous-90", 100): 1.8}
+WORST = {("antagonists-130", 100): 1.8, ("homogeneous-90", 100): 1.8}
 
 
 @pytest.mark.timeout(1200)
