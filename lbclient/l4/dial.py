@@ -230,9 +230,12 @@ async def dial(
     ticket = await (_first(dialing) if broken is None else _follow(dialing, dialing.broke(*broken)))
     while True:
         within = dialing.begin(ticket)
+        made: M | None = None
         try:
-            with anyio.fail_after(within):
+            with anyio.move_on_after(within):  # half the price of fail_after, once a connection
                 made = await establish(ticket)
+            if made is None:
+                raise TimeoutError(f"no connection within {within:.3g} s")
         except BaseException as exc:  # noqa: BLE001  # raised on, unless another backend may be tried
             step = dialing.failed(ticket, exc)
         else:

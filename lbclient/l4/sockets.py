@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import anyio
@@ -28,10 +29,16 @@ def known_address(backend: Backend) -> Address | None:
     """Where it listens, when nobody has to be asked: a Unix socket, or an IP address."""
     if backend.uds is not None:
         return socket.AF_UNIX, backend.uds
+    family = _family_of(backend.hostname)
+    return None if family is None else (family, (backend.hostname, backend.port))
+
+
+@lru_cache(maxsize=4096)  # it is asked for every connection
+def _family_of(hostname: str) -> socket.AddressFamily | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         with suppress(OSError):
-            socket.inet_pton(family, backend.hostname)
-            return family, (backend.hostname, backend.port)
+            socket.inet_pton(family, hostname)
+            return family
     return None
 
 
