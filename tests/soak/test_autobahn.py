@@ -18,21 +18,9 @@ from lbclient.asgi import ReverseProxy
 from tests.asgi.hosting import Host
 from tests.conftest import SharedServers
 
-CASES = [
-    "1.*",
-    "2.*",
-    "3.*",
-    "4.*",
-    "5.*",
-    "6.*",
-    "7.*",
-    "9.1.*",
-    "9.2.*",
-    "9.5.*",
-    "10.*",
-    "12.1.*",
-    "13.1.*",
-]
+CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.1.*", "9.2.*", "10.*"]
+"""Those of compression and load are 260 more and take half an hour; each hop negotiates its own compression anyway."""
+
 PASSED = {"OK", "NON-STRICT", "INFORMATIONAL", "UNIMPLEMENTED"}
 
 RUN = """
@@ -45,9 +33,13 @@ run()
 
 
 def python2() -> str | None:
-    """A Python 2.7, if there is one."""
+    """A Python 2.7 that runs, if there is one (a shim of pyenv's is none)."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    return shutil.which("python2.7") or next((str(path) for path in pyenv.glob("2.7*/bin/python")), None)
+    candidates = [shutil.which("python2.7"), *map(str, pyenv.glob("2.7*/bin/python"))]
+    for candidate in candidates:
+        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
+            return candidate
+    return None
 
 
 @pytest.mark.timeout(900)
