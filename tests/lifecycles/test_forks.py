@@ -157,7 +157,7 @@ def test_a_fork_within_a_locked_section_does_not_wait_for_itself() -> None:
     assert in_child(lambda: lock.acquire(timeout=1)) == "True"
 
 
-async def test_a_child_of_an_async_program_may_use_the_transport_in_a_loop_of_its_own(
+def test_a_child_of_an_async_program_may_use_the_transport_in_a_loop_of_its_own(
     servers: SharedServers,
 ) -> None:
     program = textwrap.dedent(
