@@ -183,17 +183,18 @@ class L4Listener:
         """Give the address up."""
         self._socket.close()
 
-    async def finish(self, grace: float) -> int:
+    async def finish(self, linger: float, grace: float) -> int:
         """Take no more, and end what is open.
 
         Args:
+            linger: Seconds more, as for listeners of HTTP.
             grace: Seconds after which the rest is cut off.
 
         Returns:
             How many connections were.
         """
         self._socket.close()
-        cut = 0 if self._forwarder is None else await self._forwarder.stop(grace)
+        cut = 0 if self._forwarder is None else await self._forwarder.stop(linger + grace)
         for task in self._stopping:
             task.cancel()
         return cut

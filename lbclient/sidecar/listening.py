@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
 from uvicorn.config import Config
@@ -101,17 +102,18 @@ class Listener:
         if self.section.bind.kind == "unix":
             Path(self.section.bind.path).unlink(missing_ok=True)
 
-    async def finish(self, grace: float) -> int:
-        """End the connections: idle ones at once, the others when what they are doing is done.
+    async def finish(self, linger: float, grace: float) -> int:
+        """End the connections: those without a request after a while, the others when what they are doing is done.
 
         Args:
-            grace: Seconds after which the rest is cut off.
+            linger: Seconds that a connection without a request is kept.
+            grace: Seconds after that, when the rest is cut off.
 
         Returns:
             How many requests were cut off.
         """
         self.stop_accepting()
-        cut = await asyncio.gather(*(acceptor.finish(grace) for acceptor in self._acceptors))
+        cut = await asyncio.gather(*(acceptor.finish(linger, grace) for acceptor in self._acceptors))
         for task in self._retiring:
             task.cancel()
         return sum(cut)
@@ -165,20 +167,31 @@ class _Acceptor:
         while self.state.connections or self.state.tasks:  # noqa: ASYNC110  # uvicorn tells nobody
             await asyncio.sleep(LOOK_EVERY)
 
-    async def finish(self, grace: float) -> int:
-        for connection in list(self.state.connections):
-            connection.shutdown()
-        try:
-            await asyncio.wait_for(self.empty(), grace)
-        except TimeoutError:
-            tasks = list(self.state.tasks)
-            for task in tasks:
-                task.cancel("the sidecar ends, and the grace period is over")
-            for connection in list(self.state.connections):
-                connection.transport.abort()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            return len(tasks)
+    async def finish(self, linger: float, grace: float) -> int:
+        # Who is still in the TLS handshake is not among the connections yet: `linger` is waited for in any case.
+        connections, tasks = self.state.connections, self.state.tasks
+        began = time.monotonic()
+        since: dict[object, float] = {}
+        told: set[object] = set()
+        while connections or tasks or time.monotonic() < began + linger:
+            now = time.monotonic()
+            for connection in list(connections):
+                if connection not in told and now - since.setdefault(connection, now) >= linger:
+                    told.add(connection)
+                    connection.shutdown()
+            if now >= began + linger + grace:
+                return await self._cut()
+            await asyncio.sleep(LOOK_EVERY)
         return 0
+
+    async def _cut(self) -> int:
+        tasks = list(self.state.tasks)
+        for task in tasks:
+            task.cancel("the sidecar ends, and the grace period is over")
+        for connection in list(self.state.connections):
+            connection.transport.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return len(tasks)
 
 
 def _fingerprint(section: ListenerSection) -> bytes:

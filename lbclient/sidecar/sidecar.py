@@ -228,7 +228,8 @@ class Sidecar:
         """Let a listener go that is not configured any more; its connections end by themselves."""
         if isinstance(listener, Listener):
             listener.stop_accepting()
-        task: asyncio.Task[object] = asyncio.create_task(listener.finish(self.configuration.shutdown.grace))
+        shutdown = self.configuration.shutdown
+        task: asyncio.Task[object] = asyncio.create_task(listener.finish(shutdown.linger, shutdown.grace))
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
 
@@ -285,16 +286,9 @@ class Sidecar:
         self.traffic.leaving = True
         logger.info("leaving: new connections for %s s more", shutdown.delay)
         await asyncio.sleep(shutdown.delay)
-        for listener in self._listeners.values():
-            listener.stop_accepting()
-        deadline = time.monotonic() + shutdown.linger
-        while time.monotonic() < deadline and any(  # noqa: ASYNC110  # uvicorn tells nobody
-            one.connections for one in self._listeners.values()
-        ):
-            await asyncio.sleep(LOOK_EVERY)
         logger.info("leaving: finishing %d requests within %s s", self.traffic.active, shutdown.grace)
         everything: list[Listener | L4Listener] = [*self._listeners.values(), *self._l4.values()]
-        cut = sum(await asyncio.gather(*(one.finish(shutdown.grace) for one in everything)))
+        cut = sum(await asyncio.gather(*(one.finish(shutdown.linger, shutdown.grace) for one in everything)))
         await self.aclose()
         return cut
 
@@ -308,7 +302,7 @@ class Sidecar:
         if self._admin is not None:
             everything.append(self._admin)
         await self.operations.aclose()
-        await asyncio.gather(*(listener.finish(0) for listener in everything))
+        await asyncio.gather(*(listener.finish(0, 0) for listener in everything))
         await self.traffic.aclose()
         if self._access_log is not None:
             self._access_log.close()
