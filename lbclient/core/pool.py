@@ -12,7 +12,9 @@ import logging
 import random
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -205,6 +207,7 @@ class Pool(Membership):
         if self.queue is not None:
             self.subscribe(self.queue.stir)
         self._in_flight = 0
+        self._abandoned: deque[Ticket] = deque()
         tell_after_fork(self)
         self._ties: Mapping[str, float] = {}
         self._ties_of: Snapshot | None = None
@@ -296,6 +299,8 @@ class Pool(Membership):
         finally:  # also when nobody is left: time may have changed something
             if self._news.items:
                 self._news.tell()
+            if self._abandoned:
+                self._end_abandoned()
         return ticket
 
     def changes_in(self) -> float:
@@ -531,6 +536,23 @@ class Pool(Membership):
             self._news.tell()
         if self.queue:
             self.queue.stir()
+        if self._abandoned:
+            self._end_abandoned()
+
+    def ticket_abandoned(self, ticket: Ticket) -> None:
+        """Nobody holds `ticket` any more; said by a finalizer.
+
+        Those run wherever memory is allocated, also in a thread that has our lock. Then the ticket has to wait until
+        the lock is free: whoever is at work ends it a moment later.
+        """
+        self._abandoned.append(ticket)
+        if not self._lock.locked() and (self.queue is None or not self.queue.busy):
+            self._end_abandoned()
+
+    def _end_abandoned(self) -> None:
+        while self._abandoned:
+            with suppress(IndexError):  # another thread was faster
+                self._abandoned.popleft().release()
 
     def ticket_reported(self, ticket: Ticket, in_flight: float) -> None:
         """The backend of `ticket` said how many requests it has in flight."""
@@ -659,6 +681,8 @@ class Pool(Membership):
 
     def status(self) -> PoolStatus:
         """Everything a person wants to see. Takes no lock (unless time has changed the answer): picks do not wait."""
+        if self._abandoned:
+            self._end_abandoned()
         now = self.clock()
         snapshot = self._snapshot
         if now >= snapshot.valid_until:

@@ -120,6 +120,10 @@ class Ticket:
         """It is over: a success if a response came, and otherwise nothing is said of the backend."""
         self._pool.ticket_ended(self, "cancelled" if self.answer is None else None, None)
 
+    def abandon(self) -> None:
+        """The same from a finalizer, which may run in the middle of anything, the pool's own work included."""
+        self._pool.ticket_abandoned(self)
+
     def __enter__(self) -> Ticket:
         return self
 

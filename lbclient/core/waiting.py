@@ -44,6 +44,11 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue of pool {self._name!r}, {len(self)} of {self._limit} waiting>"
 
+    @property
+    def busy(self) -> bool:
+        """Whether some thread is at work here."""
+        return self._lock.locked()
+
     def join(self, wake: Callable[[], None]) -> Place:
         """A place at the end. `wake` is called, from any thread, when its owner should try to pick.
 

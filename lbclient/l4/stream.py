@@ -197,7 +197,7 @@ class BackendStream(ByteStream):
         if not self._closed:
             self._closed = True
             self._socket.close()
-            self._ticket.release()
+            self._ticket.abandon()
             message = f"a connection to {self._ticket.state.url} was never closed; use `async with`"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 

@@ -112,7 +112,7 @@ class _InFlight(socket.socket):
     def __del__(self) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            ticket.release()
+            ticket.abandon()
             message = f"a connection to {ticket.state.url} was never closed; use `with`"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 

@@ -9,7 +9,7 @@ import pytest
 from lbclient import Facts, NoBackendAvailable, Pool
 from lbclient.core.errors import PoolFull
 from lbclient.core.waiting import Place, Queue
-from tests.core.pools import A, B, C, make_pool
+from tests.core.pools import A, B, C, make_pool, of
 
 
 class Waiter:
@@ -156,3 +156,40 @@ def test_time_that_changes_the_answer_is_told() -> None:
 def test_out_of_range_is_refused_in_words(arguments: dict[str, int]) -> None:
     with pytest.raises((ValueError, TypeError), match=r" is .*; write "):
         Pool([A], **arguments)  # type: ignore[arg-type]
+
+
+# Finalizers run wherever memory is allocated, also in a thread that is in the middle of the pool's own work
+
+
+def test_a_ticket_that_nobody_holds_any_more_ends_at_once_when_the_pool_is_at_rest() -> None:
+    pool, _ = make_pool(A, max_in_flight=1)
+    ticket = pool.pick()
+    ticket.abandon()
+    assert not ticket.open
+    assert of(pool, A).in_flight == 0
+
+
+@pytest.mark.parametrize("after", ["status", "pick", "end"])
+def test_a_ticket_that_is_dropped_in_the_middle_of_the_pools_work_ends_a_moment_later(after: str) -> None:
+    pool, _ = make_pool(A)
+    dropped, other = pool.pick(), pool.pick()
+    with pool._lock:
+        dropped.abandon()  # would wait for itself
+    assert dropped.open
+    if after == "pick":
+        pool.pick().release()
+    elif after == "end":
+        other.release()
+    assert of(pool, A).in_flight == (0 if after == "end" else 1)
+    assert not dropped.open
+
+
+def test_a_ticket_that_is_dropped_while_the_queue_is_at_work_ends_a_moment_later() -> None:
+    pool, _ = make_pool(A, max_in_flight=1)
+    ticket = pool.pick()
+    assert pool.queue is not None
+    with pool.queue._lock:
+        ticket.abandon()
+    assert ticket.open
+    assert of(pool, A).in_flight == 0  # a status looks
+    assert not ticket.open

@@ -133,7 +133,7 @@ class BalancedStream(httpx2.AsyncByteStream, AsyncIterator[bytes]):
     def __del__(self) -> None:
         if getattr(self, "_open", False):
             self._open = False
-            self._ticket.release()
+            self._ticket.abandon()
             if self._lease is not None:
                 self._lease.abandon()
             message = f"a response from {self._ticket.state.url} was never closed; use `async with client.stream(...)`"
