@@ -27,6 +27,7 @@ class PoolIO:
         inner: Makes a backend's transport, for those who bring their own.
 
     Raises:
+        ValueError: A backend is not for HTTP.
         TypeError: `inner` is not a factory of httpx2 async transports.
     """
 
@@ -34,6 +35,12 @@ class PoolIO:
         if pool.connect.http2:
             _require_http2()
         check_pool(pool, inner is not None)
+        for backend in pool.members():
+            if backend.scheme not in ("http", "https"):
+                raise ValueError(
+                    f"pool {pool.name!r} has {backend.url}, and this transport speaks HTTP; write http:// or https://, "
+                    "or balance connections with lbclient.l4"
+                )
         self.pool = pool
         self.ssl_context = OneContext(pool.connect)
         self._inner = None if inner is None else InnerTransports(inner, pool.members())

@@ -685,6 +685,12 @@ def test_a_pool_of_ones_own_takes_no_pool_options() -> None:
         BalancedTransport(pool, algorithm="random")
 
 
+@pytest.mark.parametrize("url", ["tcp://10.0.0.5:6379", "udp://10.0.0.5:53"])
+def test_backends_that_do_not_speak_http_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=f"has {url}, and this transport speaks HTTP"):
+        BalancedTransport(["http://10.0.0.4", url])
+
+
 def test_what_is_wrong_with_a_list_is_said_by_its_pool() -> None:
     with pytest.raises(ValueError, match="has no backends"):
         BalancedTransport([])
