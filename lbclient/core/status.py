@@ -29,7 +29,7 @@ class BackendStatus:
         latency: Moving average of the seconds to the response headers; None before the first answer.
         why: The state in words.
         ejections: How often live requests took it out since it was added.
-        avoided: Whether the algorithm prefers others to it, because it fails, hangs or is slow; `why` says which.
+        avoided: Whether the algorithm prefers others to it, though it is available: it fails, hangs or is slow (`why`).
     """
 
     url: str
@@ -148,6 +148,8 @@ def status_of(state: BackendState, now: float, avoided: Avoided | None) -> Backe
     backend, health = state.backend, state.health
     ejected_for = health.ejected_for(now)
     why = health.describe(now)
+    if not health.available:
+        avoided = None  # it is out anyway
     if avoided is not None:
         why = f"{why}, but avoided: {avoided.why}"
     return BackendStatus(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lbclient import Backend, CookieAffinity, Facts, PassiveHealth, Pool
+from lbclient import Backend, CookieAffinity, Facts, HttpProbe, PassiveHealth, Pool
 from lbclient.algorithms import Adaptive
 from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.algorithms.picker import Avoided
@@ -261,6 +261,16 @@ def test_a_status_of_many_looks_at_each_a_few_times(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Estimate, "expected", counted)
     pool.status()
     assert len(urls) <= looks <= 3 * len(urls)
+
+
+def test_whoever_is_out_is_not_avoided_as_well() -> None:
+    pool, clock = pool_of(probe=HttpProbe("/"))
+    one_by_one(pool, clock, 60, alike)
+    for _ in range(20):
+        pool.pick(exclude=[B, C]).succeeded(0.001, 500)
+    assert of(pool, A).avoided
+    pool.report_probe(A, False)
+    assert (of(pool, A).avoided, of(pool, A).why) == (False, "failing its probe")
 
 
 def test_one_backend_alone_is_not_avoided() -> None:
