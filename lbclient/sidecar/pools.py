@@ -249,6 +249,8 @@ class PoolSection(Built):
     """How connections are made."""
     peer: tuple[int, int] | None = None
     """Which of how many sidecars of these backends this one is, from 0: [0, 3]. For large pools."""
+    shared: str | None = None
+    """A name under which the sidecars of this machine share ejections and probe results; one of them probes."""
     zone: str | None = None
     """Where this sidecar runs; backends of that zone are preferred."""
 

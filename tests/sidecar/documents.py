@@ -30,6 +30,7 @@ pools:
     max_requests: 500
     max_pending: 0
     preserve_host: on
+    shared: api
     zone: a
     connect: {verify: off, max_connections: null, socket_options: [[SOL_SOCKET, SO_KEEPALIVE, 1], [6, 1, 1]]}
   green: {backends: [http://10.0.0.7:8080], passive: off, retry: off, probe: {kind: tcp, interval: 20}}
