@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -204,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     everybody = ("direct", *FORWARDERS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.l4", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
-    parser.add_argument("--targets", default=",".join(name.replace(", ", "@") for name in everybody))
+    here = [name for name in everybody if not name.endswith("trio") or find_spec("trio") is not None]
+    parser.add_argument("--targets", default=",".join(name.replace(", ", "@") for name in here))
     parser.add_argument("--rounds", type=int, default=3, help="of every target in turn; default: 3")
     parser.add_argument("--quick", action="store_true", help="a smoke test of some seconds")
     options = parser.parse_args(arguments)
