@@ -12,6 +12,7 @@ none: they are used as they are, or have a counterpart in `_sync` that is writte
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -277,6 +278,8 @@ def _ruff(arguments: list[str], text: str) -> str:
 
 
 def main() -> None:
+    if importlib.util.find_spec("ruff") is None:
+        raise SystemExit("needs ruff, which formats what it writes; run it with the Python of .venv")
     files = formatted({**dict(shell()), **dict(tests())})
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     left = [
