@@ -29,16 +29,15 @@ ASYNC_ONLY = {
     "elsewhere",
     "engines",
     "loops",
-    "native",
+    "native_asyncio",
     "native_connection",
-    "native_stream",
     "patience",
     "prober",  # runs in an event loop of its own thread
     "probing",
     "sockets",
-    "tracing",
+    "wire",
 }
-BY_HAND = {"__init__", "blocking", "elsewhere", "engines", "loops", "probing", "sockets"}
+BY_HAND = {"__init__", "blocking", "elsewhere", "engines", "loops", "probing", "sockets", "wire"}
 
 SYNC = {
     # Words of the language
@@ -51,7 +50,7 @@ SYNC = {
     r"\bAsyncGenerator\[(.*?), None\]": r"Generator[\1, None, None]",
     r"\bAsync(Iterable|Iterator|Generator)\b": r"\1",
     r"\bAwaitable\[(\w+(?:\.\w+)*)\]": r"\1",
-    r"^from collections\.abc import Awaitable, ": "from collections.abc import ",
+    r"^(from collections\.abc import .*?)\bAwaitable, ": r"\1",
     # httpx and httpcore
     r"\bAsyncByteStream\b": "SyncByteStream",
     r"\bAsync(BaseTransport|BalancedTransport|HTTPTransport|Client|HTTP11Connection|HTTP2Connection)\b": r"\1",
@@ -86,6 +85,7 @@ TESTED = {
     "faults/test_blame": ("sync",),
     "transport/test_connections": ("sync",),
     "transport/test_http2_blame": ("sync",),
+    "transport/test_native": ("sync",),
 }
 ONE_ENGINE = {r"^from tests\.transport\.engines import .*\n": ""}
 

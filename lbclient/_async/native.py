@@ -1,11 +1,13 @@
-"""The native engine: HTTP/1.1 on asyncio without httpcore, anyio's streams or h11 in between."""
+"""The native engine: HTTP/1.1 without httpcore, anyio's streams or h11 in between.
+
+What its connections are made of depends on who waits for them: `native_asyncio.py` for asyncio and uvloop,
+`native_sockets.py` for trio and, in the twins, for threads.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import ssl
+from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, cast
 
 import httpx
@@ -14,21 +16,19 @@ from lbclient._async.connections import OPEN, Connections
 from lbclient._async.engine import Answer, PooledEngine, Progress
 from lbclient._async.errors import as_httpx
 from lbclient._async.http11 import Head, Outgoing
-from lbclient._async.native_connection import Body, NativeConnection
+from lbclient._async.http11_connection import Body, HTTP11Connection
 from lbclient._async.native_stream import NativeStream
-from lbclient._async.patience import Patience, Starved
 from lbclient._async.retarget import Target
 from lbclient._async.streams import Lease
 from lbclient._async.tracing import Events, is_watched
 from lbclient.core.backend import Backend
 from lbclient.core.facts import Header
-from lbclient.core.outcome import Ending
 
 _Timeouts = Mapping[str, float | None]
 
 
 class NativeEngine(PooledEngine):
-    """Speaks HTTP/1.1 over asyncio's own transports: TCP, TLS and Unix sockets, also on uvloop."""
+    """Speaks HTTP/1.1: over TCP, TLS and Unix sockets."""
 
     async def send(
         self,
@@ -42,7 +42,7 @@ class NativeEngine(PooledEngine):
         target, connections = self._of(backend)
         events = Events(request) if is_watched(request) else None
         told: dict[str, Any] = {}
-        connection: NativeConnection | None = None
+        connection: HTTP11Connection | None = None
         written = received = 0
         try:
             if progress.fresh:
@@ -51,10 +51,9 @@ class NativeEngine(PooledEngine):
             outgoing = Outgoing(method, target.path + request.url.raw_path, target.lines(headers))
             taken = connections.at_once() or await connections.take(timeouts.get("pool"))
             if taken is OPEN:
-                patience = Patience(progress.connect_timeout(timeouts), timeouts.get("connect"))
-                connection = await self._open(connections, target, request, patience, events)
+                connection = await self._open(connections, target, request, timeouts, progress, events)
             else:
-                connection = cast(NativeConnection, taken)
+                connection = cast(HTTP11Connection, taken)
             if progress.claim is not None:
                 progress.claim()
             written, received = connection.written, connection.received
@@ -70,8 +69,6 @@ class NativeEngine(PooledEngine):
                 progress.unsent = connection.written == written
                 progress.stale = connection.served > 0 and connection.received == received
                 await connections.give_back(connection)
-            if isinstance(exc, Starved):
-                progress.said = Ending.STARVED
             mapped = as_httpx(exc) if isinstance(exc, Exception) else exc
             if mapped is exc:
                 raise
@@ -91,90 +88,27 @@ class NativeEngine(PooledEngine):
             Lease(connections, connection),
         )
 
-    async def aclose(self) -> None:
-        """See `Engine`. When it returns, the sockets are closed: the event loop does that on its next round."""
-        await super().aclose()
-        await asyncio.sleep(0)
-
+    @abstractmethod
     async def _open(
         self,
         connections: Connections,
         target: Target,
         request: httpx.Request,
-        patience: Patience,
+        timeouts: _Timeouts,
+        progress: Progress,
         events: Events | None,
-    ) -> NativeConnection:
+    ) -> HTTP11Connection:
         """Use the right to open a connection; whatever happens, the right is spent."""
-        connection = NativeConnection(asyncio.get_running_loop())
-        try:
-            await self._connect_to(connection, target.backend, patience, events)
-            if target.secure:
-                name = target.server_name(request) or target.backend.hostname
-                await _start_tls(connection, self._ssl_context(), name, patience, events)
-            connections.opened(connection)
-        except BaseException:
-            connection.abort()
-            await connections.give_back(OPEN)
-            raise
-        return connection
-
-    async def _connect_to(
-        self, connection: NativeConnection, backend: Backend, patience: Patience, events: Events | None
-    ) -> None:
-        connect = self._connect
-        loop = asyncio.get_running_loop()
-        told: dict[str, Any] = {"timeout": patience.left, "socket_options": connect.socket_options}
-        connecting: Callable[[], Awaitable[Any]]
-        if backend.uds is not None:
-            name, told = "connection.connect_unix_socket", {"path": backend.uds, **told}
-            connecting = partial(loop.create_unix_connection, lambda: connection, backend.uds)
-        else:
-            local = connect.local_address
-            where = {"host": backend.hostname, "port": backend.port, "local_address": local}
-            name, told = "connection.connect_tcp", {**where, **told}
-            # One address after the other: `happy_eyeballs_delay` leaks sockets when it is cancelled.
-            connecting = partial(
-                loop.create_connection,
-                lambda: connection,
-                backend.hostname,
-                backend.port,
-                local_addr=None if local is None else (local, 0),
-            )
-
-        async def step() -> None:
-            with patience.step():
-                await connecting()
-                if connect.socket_options is not None:
-                    socket = connection.transport.get_extra_info("socket")
-                    for option in connect.socket_options:
-                        socket.setsockopt(*option)
-
-        await _told(events, name, told, step, connection)
 
 
-async def _start_tls(
-    connection: NativeConnection,
-    context: ssl.SSLContext,
-    server_hostname: str,
-    patience: Patience,
-    events: Events | None,
-) -> None:
-    told = {"ssl_context": context, "server_hostname": server_hostname, "timeout": patience.left}
-
-    async def step() -> None:
-        with patience.step():
-            await connection.start_tls(context, server_hostname)
-
-    await _told(events, "connection.start_tls", told, step, connection)
-
-
-async def _told(
+async def watched(
     events: Events | None,
     name: str,
     info: Mapping[str, Any],
     step: Callable[[], Awaitable[None]],
-    connection: NativeConnection,
+    connection: HTTP11Connection,
 ) -> None:
+    """Take a step of connecting, and tell of it those who watch."""
     if events is None:
         await step()
     else:
@@ -182,7 +116,7 @@ async def _told(
 
 
 async def _exchange(
-    connection: NativeConnection,
+    connection: HTTP11Connection,
     outgoing: Outgoing,
     stream: httpx.AsyncByteStream,
     timeouts: _Timeouts,

@@ -22,79 +22,66 @@ import asyncio
 import os
 import select
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from math import inf
+from types import MappingProxyType
 from typing import Any, cast
 
 import anyio
 import httpcore
 import httpx
 
-from lbclient._async.connections import Connection
-from lbclient._async.http11 import Head, Outgoing, ResponseReader, State
+from lbclient._async.http11 import Head, Outgoing, State
+from lbclient._async.http11_connection import (
+    CLOSED,
+    ONE_WRITE,
+    REFUSES_FROM,
+    HTTP11Connection,
+    framed,
+)
 from lbclient._async.network import CutOff
-from lbclient.core.facts import Header
+from lbclient._async.patience import Patience
 
 MOST_UNREAD = 256 * 1024  # bytes that wait for the caller before reading is paused
-ONE_WRITE = 64 * 1024  # a body up to this size is copied behind its head: one system call, one segment
 MOST_EARLY = 64 * 1024  # bytes that come before the first request
 LAST_LOOK = 64 * 1024
-REFUSES_FROM = 300  # a final status that makes the rest of the request pointless (RFC 9112, 9.5)
 
 _DONE, _SWITCHED = State.DONE, State.SWITCHED
-_GONE = "Server disconnected without sending a response."
-_CLOSED = "the connection was closed while the request was in flight"
+_NAMES = MappingProxyType(
+    {"ssl_object": "ssl_object", "client_addr": "sockname", "server_addr": "peername", "socket": "socket"}
+)
 
 
-class NativeConnection(Connection, asyncio.Protocol):
-    """A connection of the native engine.
+class NativeConnection(HTTP11Connection, asyncio.Protocol):
+    """A connection of the native engine on asyncio.
 
     Attributes:
-        written: Bytes handed to the socket.
-        received: Bytes that came.
-        turn: Which request of the connection this is; a body that outlived its request sees that it did.
         transport: The event loop's side of it.
     """
 
     __slots__ = (
         "_closed_by_us",
-        "_cut",
         "_drainer",
         "_due",
         "_early",
-        "_error",
         "_loop",
-        "_over",
         "_poll",
-        "_reader",
         "_reading_paused",
         "_sender",
-        "_sent",
         "_timer",
         "_unread",
         "_waiter",
         "_writing_paused",
-        "received",
         "transport",
-        "turn",
-        "written",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(shared=False)
-        self.written = 0
-        self.received = 0
-        self.turn = 0
+        super().__init__()
         self.transport = cast(asyncio.Transport, None)  # until connection_made
         self._loop = loop
-        self._reader = ResponseReader()
         self._sender: asyncio.Task[None] | None = None
-        self._sent = True
         self._early = b""
-        self._over = False
         self._closed_by_us = False
-        self._cut: str | None = None
-        self._error: Exception | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self._drainer: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -109,15 +96,7 @@ class NativeConnection(Connection, asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """See `Connection`."""
-        reader = self._reader
-        return (
-            reader.state is _DONE
-            and reader.reusable
-            and self._sent
-            and not self._over
-            and not reader.parts
-            and not self._writing_paused
-        )
+        return not self._writing_paused and super().reusable
 
     @property
     def dead(self) -> bool:
@@ -134,11 +113,6 @@ class NativeConnection(Connection, asyncio.Protocol):
             poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
-    @property
-    def trailers(self) -> list[Header]:
-        """What followed the body of the last response."""
-        return self._reader.trailers
-
     async def aclose(self) -> None:
         """See `Connection`; never gives way to the event loop."""
         self.abort()
@@ -154,10 +128,6 @@ class NativeConnection(Connection, asyncio.Protocol):
     def drop(self) -> None:
         """See `Connection`."""
         self.abort()
-
-    def cut(self, reason: str) -> None:
-        """See `Connection`."""
-        self._cut = reason
 
     # What the event loop tells
 
@@ -232,7 +202,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         if self._cut is not None:
             return CutOff(self._cut)
         if self._closed_by_us:
-            return httpcore.ReadError(_CLOSED)
+            return httpcore.ReadError(CLOSED)
         if exc is not None:
             error = httpcore.ReadError(str(exc) or type(exc).__name__)
             error.__cause__ = exc
@@ -292,25 +262,12 @@ class NativeConnection(Connection, asyncio.Protocol):
     # Sending
 
     async def send(self, outgoing: Outgoing, stream: Any, timeout: float | None) -> None:
-        """Send a request, until all of it is handed over or the server has refused it.
-
-        Args:
-            outgoing: The request.
-            stream: Its body.
-            timeout: Seconds that the peer may take to read nothing.
-
-        Raises:
-            httpcore.LocalProtocolError: The body is not as long as it was said to be.
-            httpcore.RemoteProtocolError: The connection had ended before.
-            httpcore.WriteTimeout: The peer does not read.
-        """
+        """See `HTTP11Connection`."""
         if type(stream) is not httpx.ByteStream:
             self.send_head(outgoing)
             await self.send_body(outgoing, stream, timeout)
             return
-        body = b"".join(stream)
-        if body or outgoing.has_body:
-            body = outgoing.part(body) + outgoing.end()
+        body = framed(outgoing, stream)
         self._begin(outgoing)
         if not body:
             self._write(outgoing.head)
@@ -324,14 +281,14 @@ class NativeConnection(Connection, asyncio.Protocol):
             await self._drain(timeout)
 
     def send_head(self, outgoing: Outgoing) -> None:
-        """The first half of `send`."""
+        """See `HTTP11Connection`."""
         self._begin(outgoing)
         self._write(outgoing.head)
 
     async def send_body(
         self, outgoing: Outgoing, stream: AsyncIterable[bytes], timeout: float | None
     ) -> None:
-        """The second half of `send`. When the response begins first, the rest is sent while that is read."""
+        """See `HTTP11Connection`."""
         self._sender = sender = self._loop.create_task(self._send_parts(outgoing, stream, timeout))
         sender.add_done_callback(self._sending_ended)
         reader = self._reader
@@ -374,26 +331,18 @@ class NativeConnection(Connection, asyncio.Protocol):
             self.abort()
         self._wake()
 
-    async def sent(self) -> None:
-        """Until the request has ended, after its response has. Raises what ended the body."""
+    async def all_sent(self) -> None:
+        """See `HTTP11Connection`."""
         while self._sender is not None and not self._over:
             await self._wait(None)
         if self._error is not None:
             raise self._error
 
     def _begin(self, outgoing: Outgoing) -> None:
-        if self._over:
-            raise httpcore.RemoteProtocolError(_GONE)
-        self.turn += 1
-        self._sent = False
+        super()._begin(outgoing)
         self._unread = 0
-        reader = self._reader
-        lines = outgoing.lines
-        reader.start(outgoing.method, lines.upgrade)
-        if lines.close:
-            reader.reusable = False
         if self._early:
-            reader.reusable = False
+            self._reader.reusable = False
             early, self._early = self._early, b""
             self.data_received(early)
 
@@ -404,9 +353,7 @@ class NativeConnection(Connection, asyncio.Protocol):
     @property
     def _refused(self) -> bool:
         """Whether there is no point in sending more: the connection has ended, or the answer is there and says no."""
-        head = self._reader.head
-        closing: bool = self.transport.is_closing()
-        return (head is not None and head.status >= REFUSES_FROM) or closing
+        return super()._refused or self.transport.is_closing()
 
     async def _drain(self, timeout: float | None) -> None:
         while self._writing_paused and not self._over and not self._refused:
@@ -433,16 +380,7 @@ class NativeConnection(Connection, asyncio.Protocol):
     # Receiving
 
     async def receive(self, timeout: float | None) -> Head:
-        """The head of the response.
-
-        Args:
-            timeout: Seconds in which something has to come.
-
-        Raises:
-            httpcore.ReadError: The connection broke, or was closed by us.
-            httpcore.RemoteProtocolError: It was closed by the server, or what came is no HTTP/1.1.
-            httpcore.ReadTimeout: Nothing came.
-        """
+        """See `HTTP11Connection`."""
         reader = self._reader
         while (head := reader.head) is None:
             if self._error is not None:
@@ -451,10 +389,16 @@ class NativeConnection(Connection, asyncio.Protocol):
                 raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
         return head
 
-    def _take(self) -> bytes:
-        parts = self._reader.parts
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
+    async def more(self, timeout: float | None) -> None:
+        """See `HTTP11Connection`."""
+        if self._error is not None:
+            raise self._error
+        if not await self._wait(timeout):
+            raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
+
+    def take(self) -> bytes:
+        """See `HTTP11Connection`."""
+        data = super().take()
         self._unread = 0
         if self._reading_paused:
             self._reading_paused = False
@@ -465,23 +409,20 @@ class NativeConnection(Connection, asyncio.Protocol):
     # After 101 or CONNECT
 
     async def read(self, max_bytes: int, timeout: float | None) -> bytes:
-        """Bytes of the other protocol; none at the end."""
+        """See `HTTP11Connection`."""
         parts = self._reader.parts
         while not parts:
-            if self._error is not None:
-                raise self._error
-            if self._over:
+            if self._over and self._error is None:
                 return b""
-            if not await self._wait(timeout):
-                raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
-        data = self._take()
+            await self.more(timeout)
+        data = self.take()
         if len(data) > max_bytes:
             parts.append(data[max_bytes:])
             self._unread = len(data) - max_bytes
         return data[:max_bytes]
 
     async def write(self, data: bytes, timeout: float | None) -> None:
-        """Bytes of the other protocol."""
+        """See `HTTP11Connection`."""
         if self.transport.is_closing():
             raise httpcore.WriteError("the connection is closed")
         self._write(data)
@@ -497,53 +438,30 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     # TLS
 
-    async def start_tls(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
-        """Speak TLS from now on. The socket is closed when it fails or is cancelled."""
+    async def start_tls(
+        self, context: ssl.SSLContext, server_hostname: str | None, timeout: float | None
+    ) -> None:
+        """See `HTTP11Connection`."""
+        await self.shake_hands(context, server_hostname, Patience(timeout, timeout))
+
+    async def shake_hands(
+        self, context: ssl.SSLContext, server_hostname: str | None, patience: Patience
+    ) -> None:
+        """See `start_tls`; with time that is used up already."""
         plain = self.transport
-        try:
-            if plain.is_closing():
-                raise ConnectionError("the connection is closed")
-            secured = await self._loop.start_tls(plain, self, context, server_hostname=server_hostname)
-            if secured is None:
-                raise ConnectionError("the connection was closed in the handshake")
-        except BaseException:
-            self.abort()
-            raise
-        self.transport = secured
+        with patience.step():
+            try:
+                if plain.is_closing():
+                    raise ConnectionError("the connection is closed")
+                secured = await self._loop.start_tls(plain, self, context, server_hostname=server_hostname)
+                if secured is None:
+                    raise ConnectionError("the connection was closed in the handshake")
+            except BaseException:
+                self.abort()
+                raise
+            self.transport = secured
 
-
-class Body(AsyncIterator[bytes]):
-    """The body of the response that has begun: an iterator and no generator, which the loop would keep book of.
-
-    Iterating raises what `NativeConnection.receive` raises.
-
-    Args:
-        connection: Where it comes from.
-        timeout: Seconds in which something has to come.
-    """
-
-    __slots__ = ("_connection", "_reader", "_timeout", "_turn")
-
-    def __init__(self, connection: NativeConnection, timeout: float | None) -> None:
-        self._connection = connection
-        self._reader = connection._reader
-        self._turn = connection.turn
-        self._timeout = timeout
-
-    async def __anext__(self) -> bytes:
-        connection, reader = self._connection, self._reader
-        while True:
-            if connection.turn != self._turn:
-                raise httpcore.ReadError("this response was closed")
-            if reader.state is _SWITCHED:
-                raise StopAsyncIteration
-            if reader.parts:
-                return connection._take()
-            if reader.state is _DONE:
-                if connection._sender is not None:
-                    await connection.sent()
-                raise StopAsyncIteration
-            if connection._error is not None:
-                raise connection._error
-            if not await connection._wait(self._timeout):
-                raise httpcore.ReadTimeout(f"nothing came for {self._timeout:.3g} s")
+    def get_extra_info(self, name: str) -> Any:
+        """See `HTTP11Connection`."""
+        known = _NAMES.get(name)
+        return None if known is None else self.transport.get_extra_info(known)

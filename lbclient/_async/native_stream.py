@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from types import MappingProxyType
 from typing import Any
 
 import httpcore
 
-from lbclient._async.native_connection import NativeConnection
-from lbclient._async.patience import Patience
-
-_NAMES = MappingProxyType(
-    {"ssl_object": "ssl_object", "client_addr": "sockname", "server_addr": "peername", "socket": "socket"}
-)
+from lbclient._async.http11_connection import HTTP11Connection
 
 
 class NativeStream(httpcore.AsyncNetworkStream):
@@ -21,7 +15,7 @@ class NativeStream(httpcore.AsyncNetworkStream):
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: NativeConnection) -> None:
+    def __init__(self, connection: HTTP11Connection) -> None:
         self._connection = connection
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -41,8 +35,7 @@ class NativeStream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         """TLS from now on: in the tunnel that a CONNECT has opened."""
-        with Patience(timeout, timeout).step():
-            await self._connection.start_tls(ssl_context, server_hostname)
+        await self._connection.start_tls(ssl_context, server_hostname, timeout)
         return self
 
     def get_extra_info(self, info: str) -> Any:
@@ -51,5 +44,4 @@ class NativeStream(httpcore.AsyncNetworkStream):
             return self._connection.dead
         if info == "trailers":
             return self._connection.trailers
-        name = _NAMES.get(info)
-        return None if name is None else self._connection.transport.get_extra_info(name)
+        return self._connection.get_extra_info(info)

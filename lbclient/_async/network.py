@@ -126,20 +126,7 @@ async def open_stream(
         httpcore.ConnectTimeout: It took longer than `timeout`.
     """
     deadline = anyio.current_time() + timeout if timeout is not None else None
-    to: dict[str, Any]
-    connecting: _Step
-    if backend.uds is not None:
-        to = {"path": backend.uds, "timeout": timeout, "socket_options": socket_options}
-        name, connecting = "connection.connect_unix_socket", network().connect_unix_socket
-    else:
-        to = {
-            "host": backend.hostname,
-            "port": port or backend.port,
-            "timeout": timeout,
-            "local_address": local_address,
-            "socket_options": socket_options,
-        }
-        name, connecting = "connection.connect_tcp", network().connect_tcp
+    name, connecting, to = way_to(backend, port, timeout, local_address, socket_options)
     stream = await _traced(trace, name, connecting, to)
     if ssl_context is not None:
         try:
@@ -155,6 +142,27 @@ async def open_stream(
                 await stream.aclose()
             raise
     return CountedStream(stream)
+
+
+def way_to(
+    backend: Backend,
+    port: int | None,
+    timeout: float | None,
+    local_address: str | None,
+    socket_options: Iterable[SocketOption] | None,
+) -> tuple[str, _Step, dict[str, Any]]:
+    """How to connect to `backend`: httpcore's name for it, what does it, and its arguments; see `open_stream`."""
+    if backend.uds is not None:
+        to = {"path": backend.uds, "timeout": timeout, "socket_options": socket_options}
+        return "connection.connect_unix_socket", network().connect_unix_socket, to
+    to = {
+        "host": backend.hostname,
+        "port": port or backend.port,
+        "timeout": timeout,
+        "local_address": local_address,
+        "socket_options": socket_options,
+    }
+    return "connection.connect_tcp", network().connect_tcp, to
 
 
 async def _traced(

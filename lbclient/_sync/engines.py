@@ -1,8 +1,10 @@
-"""Which engine carries out the requests of a pool. Written by hand: the native one belongs to asyncio."""
+"""Which engine carries out the requests of a pool. Written by hand: one of the native ones belongs to asyncio."""
 
 from __future__ import annotations
 
 from lbclient._sync.engine import HttpcoreEngine
+from lbclient._sync.native import NativeEngine
+from lbclient._sync.native_sockets import SocketEngine
 from lbclient.core.pool import Pool
 
 
@@ -10,12 +12,8 @@ def check_pool(pool: Pool, has_inner: bool) -> None:
     """Refuse what no engine can do.
 
     Raises:
-        ValueError: The pool wants the native engine, or copies of requests that cannot be cancelled.
+        ValueError: The pool wants copies of requests that cannot be cancelled.
     """
-    if pool.connect.engine == "native":
-        raise ValueError(
-            f"pool {pool.name!r} has engine='native', which runs on asyncio only; write 'auto' or 'httpcore'"
-        )
     if has_inner and pool.hedging is not None:
         raise ValueError(
             f"pool {pool.name!r} has hedge= and the transport inner=: a request inside a sync transport of yours "
@@ -23,6 +21,6 @@ def check_pool(pool: Pool, has_inner: bool) -> None:
         )
 
 
-def engine_class(pool: Pool) -> type[HttpcoreEngine]:
-    """The engine."""
-    return HttpcoreEngine
+def engine_class(pool: Pool) -> type[NativeEngine | HttpcoreEngine]:
+    """The fastest engine that can do what the pool asks for."""
+    return HttpcoreEngine if pool.connect.engine == "httpcore" or pool.connect.http2 else SocketEngine

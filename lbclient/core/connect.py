@@ -34,8 +34,8 @@ class Connect:
             well: the first that takes a connection gets the request ("happy eyeballs", RFC 8305). None: never.
         local_address: The address to connect from.
         socket_options: For `socket.setsockopt`.
-        engine: "native" is our own HTTP/1.1 on asyncio and uvloop; "httpcore" also speaks HTTP/2, and runs on trio;
-            "auto" is native wherever that can do what is asked for.
+        engine: "native" is our own HTTP/1.1, on asyncio, uvloop, trio and in threads; "httpcore" also speaks HTTP/2;
+            "auto" is native unless `http2` is asked for.
 
     Raises:
         ValueError, TypeError: A value is out of its range.

@@ -169,7 +169,8 @@ PLANS = {
 
 
 @pytest.mark.parametrize(
-    ("anyio_backend", "engine"), [("asyncio", "native"), ("asyncio", "httpcore"), ("trio", "httpcore")]
+    ("anyio_backend", "engine"),
+    [("asyncio", "native"), ("trio", "native"), ("asyncio", "httpcore"), ("trio", "httpcore")],
 )
 @pytest.mark.parametrize("name", PLANS)
 async def test_cancelled_at_every_await_of_every_attempt(

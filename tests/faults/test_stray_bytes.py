@@ -48,6 +48,7 @@ def with_stray_bytes(answer: bytes, when: str) -> Handler:
         pytest.param(("asyncio", {"use_uvloop": True}), "native", id="native on uvloop"),
         pytest.param("asyncio", "httpcore", id="httpcore"),
         pytest.param(("asyncio", {"use_uvloop": True}), "httpcore", id="httpcore on uvloop"),
+        pytest.param("trio", "native", id="native on trio"),
         pytest.param("trio", "httpcore", id="httpcore on trio"),
     ],
 )

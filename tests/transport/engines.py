@@ -27,3 +27,11 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[st
         if name == "asyncio-httpcore":
             patch.setattr("lbclient._async.pool_io.engine_class", lambda pool: HttpcoreEngine)
         yield ENGINES[name]
+
+
+@pytest.fixture(params=["asyncio", "uvloop", "trio"])
+def native(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The event loops that the native engine runs on."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    return ENGINES[request.param]

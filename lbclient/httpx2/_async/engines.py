@@ -9,6 +9,8 @@ from lbclient._async.loops import running_loop
 from lbclient.core.pool import Pool
 from lbclient.httpx2._async.engine import HttpcoreEngine
 from lbclient.httpx2._async.native import NativeEngine
+from lbclient.httpx2._async.native_asyncio import AsyncioEngine
+from lbclient.httpx2._async.native_sockets import SocketEngine
 
 
 def check_pool(pool: Pool, has_inner: bool) -> None:
@@ -16,17 +18,7 @@ def check_pool(pool: Pool, has_inner: bool) -> None:
 
 
 def engine_class(pool: Pool) -> type[NativeEngine | HttpcoreEngine]:
-    """The fastest engine that can do what the pool asks for, in the running event loop.
-
-    Raises:
-        RuntimeError: None can.
-    """
-    wanted = pool.connect.engine
-    on_asyncio = isinstance(running_loop(), asyncio.AbstractEventLoop)
-    if wanted == "native" and not on_asyncio:
-        raise RuntimeError(
-            f"pool {pool.name!r} has engine='native', which runs on asyncio only; write 'auto' or 'httpcore'"
-        )
-    if wanted == "httpcore" or pool.connect.http2 or not on_asyncio:
+    """The fastest engine that can do what the pool asks for, in the running event loop."""
+    if pool.connect.engine == "httpcore" or pool.connect.http2:
         return HttpcoreEngine
-    return NativeEngine
+    return AsyncioEngine if isinstance(running_loop(), asyncio.AbstractEventLoop) else SocketEngine

@@ -4,17 +4,11 @@
 from __future__ import annotations
 
 import ssl
-from types import MappingProxyType
 from typing import Any
 
 import httpcore2
 
-from lbclient.httpx2._async.native_connection import NativeConnection
-from lbclient.httpx2._async.patience import Patience
-
-_NAMES = MappingProxyType(
-    {"ssl_object": "ssl_object", "client_addr": "sockname", "server_addr": "peername", "socket": "socket"}
-)
+from lbclient.httpx2._async.http11_connection import HTTP11Connection
 
 
 class NativeStream(httpcore2.AsyncNetworkStream):
@@ -22,7 +16,7 @@ class NativeStream(httpcore2.AsyncNetworkStream):
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: NativeConnection) -> None:
+    def __init__(self, connection: HTTP11Connection) -> None:
         self._connection = connection
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -42,8 +36,7 @@ class NativeStream(httpcore2.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
         """TLS from now on: in the tunnel that a CONNECT has opened."""
-        with Patience(timeout, timeout).step():
-            await self._connection.start_tls(ssl_context, server_hostname)
+        await self._connection.start_tls(ssl_context, server_hostname, timeout)
         return self
 
     def get_extra_info(self, info: str) -> Any:
@@ -52,5 +45,4 @@ class NativeStream(httpcore2.AsyncNetworkStream):
             return self._connection.dead
         if info == "trailers":
             return self._connection.trailers
-        name = _NAMES.get(info)
-        return None if name is None else self._connection.transport.get_extra_info(name)
+        return self._connection.get_extra_info(info)
