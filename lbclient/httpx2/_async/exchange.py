@@ -18,9 +18,9 @@ from lbclient.core import errors as core_errors
 from lbclient.core.attempts import Attempts, Step
 from lbclient.core.explain import Record
 from lbclient.core.facts import Header
+from lbclient.core.learning import ASK_FOR_TIME
 from lbclient.core.load_report import reported_in_flight
 from lbclient.core.outcome import BACKEND_S_FAULT, ENDINGS, Ending, Outcome
-from lbclient.core.pool import ASK_FOR_TIME
 from lbclient.core.ticket import Ticket
 from lbclient.httpx2._async.body import Body, body_of, is_replayable
 from lbclient.httpx2._async.engine import Answer, Engine, Progress
