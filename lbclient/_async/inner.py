@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
+import anyio
 import httpx
 
 from lbclient.core.backend import Backend
@@ -47,6 +49,18 @@ class InnerTransports:
                     )
                 self._made[backend.url] = transport
             return transport
+
+    async def keep(self, urls: frozenset[str]) -> None:
+        """Close those of other backends, which have left and have nothing in flight any more."""
+        with self._lock:
+            gone = {url: transport for url, transport in self._made.items() if url not in urls}
+            for url in gone:
+                del self._made[url]
+            unused = set(gone.values()) - set(self._made.values())
+        with anyio.CancelScope(shield=True):  # nobody else knows them any more
+            for transport in unused:
+                with suppress(Exception):  # it is no concern of the request that happens to come next
+                    await transport.aclose()
 
     def after_fork(self) -> None:
         """In the child: make others. What the parent's hold is not ours to close, nor the garbage collector's."""

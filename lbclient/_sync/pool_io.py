@@ -69,6 +69,8 @@ class PoolIO:
         if loop not in informed:
             informed.add(loop)  # before we look: a change from now on makes a new set
             engine.keep(frozenset(backend.url for backend in self.pool.members()))
+            if self._inner is not None and len(self._engines) == 1:  # else other loops may use them
+                self._inner.keep(self.pool.concerned())
         return engine
 
     def _new_engine(self, loop: Loop) -> Engine:

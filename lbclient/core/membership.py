@@ -224,6 +224,11 @@ class Membership:
         """The backends that are not disabled, in declared order."""
         return tuple(s.backend for s in self._states.values() if s.health.admin is not Admin.DISABLED)
 
+    def concerned(self) -> frozenset[str]:
+        """The URLs of all backends, and of those that have left and still have something in flight."""
+        with self._lock:
+            return frozenset((*self._states, *(url for url, state in self._left.items() if state.in_flight)))
+
     def is_half_down(self) -> bool:
         """Whether half of those that are meant to serve fail their probes or are ejected, or more."""
         health = [state.health for state in self._states.values() if state.health.admin is Admin.ACTIVE]

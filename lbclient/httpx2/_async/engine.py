@@ -364,7 +364,7 @@ class InnerEngine:
         return {}
 
     async def keep(self, urls: frozenset[str]) -> None:
-        """See `Engine`: the transport of a backend that left may still be in use; it is closed with the others."""
+        """See `Engine`: transports are not an engine's to close."""
 
     async def cut(self, url: str, reason: str) -> int:
         """See `Engine`: the connections are not ours to close."""

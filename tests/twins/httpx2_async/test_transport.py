@@ -613,6 +613,37 @@ async def test_inner_transports_are_made_for_newcomers_and_closed_once() -> None
     assert shared.closed == 1
 
 
+async def test_the_inner_transport_of_one_that_left_is_closed_when_it_is_free() -> None:
+    class Parted(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"first"
+            yield b"second"
+
+    class Named(httpx2.AsyncBaseTransport):
+        def __init__(self, backend: Backend) -> None:
+            self.name = backend.hostname
+
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(200, stream=Parted())
+
+        async def aclose(self) -> None:
+            closed.append(self.name)
+            if self.name == "a":
+                raise OSError("which is no concern of the next request")
+
+    closed: list[str] = []
+    transport = AsyncBalancedTransport(["http://a", "http://b", "http://c"], algorithm="first", inner=Named)
+    async with client(transport) as http:
+        async with http.stream("GET", "/"):
+            transport.pools["default"].remove("http://a")
+            await http.get("/")
+            assert closed == []  # an answer of a's is still being read
+        transport.pools["default"].remove("http://b")
+        await http.get("/")
+        assert sorted(closed) == ["a", "b"]
+    assert sorted(closed) == ["a", "b", "c"]
+
+
 # Membership
 
 

@@ -606,6 +606,37 @@ def test_inner_transports_are_made_for_newcomers_and_closed_once() -> None:
     assert shared.closed == 1
 
 
+def test_the_inner_transport_of_one_that_left_is_closed_when_it_is_free() -> None:
+    class Parted(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"first"
+            yield b"second"
+
+    class Named(httpx.BaseTransport):
+        def __init__(self, backend: Backend) -> None:
+            self.name = backend.hostname
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, stream=Parted())
+
+        def close(self) -> None:
+            closed.append(self.name)
+            if self.name == "a":
+                raise OSError("which is no concern of the next request")
+
+    closed: list[str] = []
+    transport = BalancedTransport(["http://a", "http://b", "http://c"], algorithm="first", inner=Named)
+    with client(transport) as http:
+        with http.stream("GET", "/"):
+            transport.pools["default"].remove("http://a")
+            http.get("/")
+            assert closed == []  # an answer of a's is still being read
+        transport.pools["default"].remove("http://b")
+        http.get("/")
+        assert sorted(closed) == ["a", "b"]
+    assert sorted(closed) == ["a", "b", "c"]
+
+
 # Membership
 
 
