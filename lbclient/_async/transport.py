@@ -268,9 +268,10 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
                 answer.headers = [*answer.headers, *new]
         stream = exchange.stream(ticket, answer)
         answer.extensions["lbclient"] = stream.record
-        return httpx.Response(
+        stream.response = response = httpx.Response(
             answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions
         )
+        return response
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not sys.is_finalizing():

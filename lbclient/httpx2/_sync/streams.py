@@ -54,7 +54,14 @@ class BalancedStream(httpx2.SyncByteStream, Iterator[bytes]):
         record: For the exceptions, and for the response.
         lease: The connection; None for a transport of the caller's, which sees to its own.
         left: Seconds until the request's deadline, when it has one.
+
+    Attributes:
+        response: What it is the body of, until it ends. httpx2 wraps the body in something that holds the response, a
+            ring with all that hangs on it; freed by the garbage collector it costs 6 % of a request at 10 in flight,
+            13 % at 100. httpx2 makes no ring.
     """
+
+    response: httpx2.Response | None = None
 
     def __init__(
         self,
@@ -112,6 +119,13 @@ class BalancedStream(httpx2.SyncByteStream, Iterator[bytes]):
                 self._lease.end()
         finally:
             self._ticket.release()  # last: who waits for nothing in flight finds the connection given back
+            if self.response is not None:
+                self._untie(self.response)
+
+    def _untie(self, response: httpx2.Response) -> None:
+        self.response = None
+        if getattr(response.stream, "_response", None) is response:  # and no wrapper of a caller
+            response.stream = self
 
     def discard(self, read: bool) -> None:
         """Nobody wants it.

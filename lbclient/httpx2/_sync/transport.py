@@ -269,9 +269,10 @@ class BalancedTransport(httpx2.BaseTransport):
                 answer.headers = [*answer.headers, *new]
         stream = exchange.stream(ticket, answer)
         answer.extensions["lbclient"] = stream.record
-        return httpx2.Response(
+        stream.response = response = httpx2.Response(
             answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions
         )
+        return response
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not sys.is_finalizing():

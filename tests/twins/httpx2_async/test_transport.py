@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -239,6 +240,24 @@ async def test_a_client_entered_in_one_task_is_closed_in_another(servers: Shared
     await transport.wait_until_ready()
     assert (await http.get("/whoami")).status_code == 200
     await http.__aexit__(None, None, None)
+
+
+async def test_a_response_that_has_ended_needs_no_garbage_collector(servers: SharedServers) -> None:
+    (server,) = servers("uvicorn", 1)
+    async with client(AsyncBalancedTransport([server.url])) as http:
+        await http.get("/whoami")
+        gc.collect()
+        gc.disable()
+        try:
+            response = await http.get("/whoami")
+            read = weakref.ref(response)
+            async with http.stream("GET", "/whoami") as response:
+                left_unread = weakref.ref(response)
+            del response
+            assert read() is None
+            assert left_unread() is None
+        finally:
+            gc.enable()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpx2's generators, on trio

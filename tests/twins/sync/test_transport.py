@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import ssl
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -238,6 +239,24 @@ def test_a_client_entered_in_one_task_is_closed_in_another(servers: SharedServer
     transport.wait_until_ready()
     assert (http.get("/whoami")).status_code == 200
     http.__exit__(None, None, None)
+
+
+def test_a_response_that_has_ended_needs_no_garbage_collector(servers: SharedServers) -> None:
+    (server,) = servers("uvicorn", 1)
+    with client(BalancedTransport([server.url])) as http:
+        http.get("/whoami")
+        gc.collect()
+        gc.disable()
+        try:
+            response = http.get("/whoami")
+            read = weakref.ref(response)
+            with http.stream("GET", "/whoami") as response:
+                left_unread = weakref.ref(response)
+            del response
+            assert read() is None
+            assert left_unread() is None
+        finally:
+            gc.enable()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpx's generators, on trio
