@@ -86,6 +86,7 @@ TESTED = {
     "transport/test_connections": ("sync",),
     "transport/test_http2_blame": ("sync",),
     "transport/test_native": ("sync",),
+    "transport/test_socket_connection": ("sync",),
 }
 ONE_ENGINE = {r"^from tests\.transport\.engines import .*\n": ""}
 
@@ -98,7 +99,8 @@ SYNC_TESTS = {
     r"\bAsyncWebSocketSession\b": "WebSocketSession",
     r"\baconnect_ws\b": "connect_ws",
     r"\ba(read|iter_raw)\b": r"\1",
-    r"\blbclient\._async\.": "lbclient._sync.",
+    r"\blbclient\._async\.(?!http11\b)": "lbclient._sync.",
+    r"\btests\.transport\.test_native\b": "tests.twins.sync.test_native",
 }
 HTTPX2_TESTS = {
     r"^from lbclient import (\([^)]*?|[^(\n]*?)((?:Async)?BalancedTransport), *": (

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, cast
 
 import httpcore
@@ -106,10 +107,23 @@ class SocketConnection(HTTP11Connection):
         await self._send_until_answered()
 
     def _begin(self, outgoing: Outgoing) -> None:
+        early = self._greeting() if not self.turn else b""
         super()._begin(outgoing)
         self._sending = True
-        if self.turn == 1 and self.wire.readable:  # why the server will not serve us
+        if early:
             self._reader.reusable = False
+            self._take_in(early)
+
+    def _greeting(self) -> bytes:
+        """What came before the first request: why the server will not serve us."""
+        if self._over or not self.wire.readable:
+            return b""
+        try:
+            data = self.wire.receive_now(HEAD_READ)
+        except OSError:
+            data = b""
+        self._over = data == b""
+        return data or b""
 
     async def _send_until_answered(self) -> None:
         reader = self._reader
@@ -306,8 +320,9 @@ class SocketConnection(HTTP11Connection):
             wire = wire.below
         if name == "socket":
             return wire.sock
-        if name == "client_addr":
-            return wire.sock.getsockname()
-        if name == "server_addr":
-            return wire.sock.getpeername()
+        with suppress(OSError):  # it has been closed
+            if name == "client_addr":
+                return wire.sock.getsockname()
+            if name == "server_addr":
+                return wire.sock.getpeername()
         return None
