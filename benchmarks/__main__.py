@@ -16,6 +16,11 @@ from benchmarks.workloads import WORKLOADS
 
 COMPARED = "httpx2,lbclient,lbclient@httpcore,httpx-aiohttp"
 SHOWN = f"null,{COMPARED},via-nginx,via-haproxy,via-envoy"
+LOOPS = (
+    ("uvloop", COMPARED, "1,50"),
+    ("trio", "httpx2,lbclient,lbclient@httpcore", "1,10,50"),  # aiohttp is asyncio's
+    ("threads", "httpx2,lbclient,lbclient@httpcore", "1,10"),
+)
 USAGE = "usage: python -m benchmarks [--brief | --quick] RESULTS"
 
 
@@ -35,11 +40,10 @@ def runs(*, brief: bool, quick: bool) -> dict[str, list[str]]:
             at = "10" if some else "10,50"
             targets = ["--targets", COMPARED]
             found[name] = ["throughput", "--workload", name, "--concurrency", at, *targets, *few]
-    for loop in ("uvloop", "trio"):
-        if importlib.util.find_spec(loop) is None:
+    for loop, compared, several in LOOPS:
+        if loop != "threads" and importlib.util.find_spec(loop) is None:
             continue  # trio brings sniffio, which moves the baseline of all else: have it in another environment
-        targets = ["--targets", COMPARED if loop == "uvloop" else "httpx2,lbclient"]  # aiohttp is asyncio's
-        found[loop] = ["throughput", "--loop", loop, "--concurrency", "1,50", *targets, *few]
+        found[loop] = ["throughput", "--loop", loop, "--concurrency", several, "--targets", compared, *few]
     repetitions = ["--repetitions", "3"] if brief else []
     once = ["--rounds", "1"] if brief else []
     found |= {"connections": ["connections"], "picks": ["picks", *repetitions], "l4": ["l4", *once]}

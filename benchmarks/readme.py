@@ -44,7 +44,9 @@ WORKLOADS = {
     "delayed": "backends that take 100 ms",
     "uvloop": "uvloop",
     "trio": "trio",
+    "threads": "`httpx.Client`, a thread each",
 }
+LOOPS = ("uvloop", "trio", "threads")  # where one at a time is shown as well
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -111,6 +113,9 @@ def others(results: Path) -> list[str]:
         if (results / f"{name}.json").exists():
             report = read(results, name)
             at = max(row["concurrency"] for row in report["rows"])
+            if name in LOOPS:
+                cells = [ratio(found(report, target, 1), "cpu_us") for target in shown]
+                rows.append([f"{words}, 1 at a time, CPU per request", *cells])
             cells = [ratio(found(report, target, at), "rps") for target in shown]
             rows.append([f"{words}, {at} at a time", *cells])
     return [table(["requests a second", *shown.values()], rows)] if rows else []

@@ -1,19 +1,20 @@
 """One slice: one fresh client, so many requests at a time, for so long.
 
-A slice runs in an event loop of its own with a client of its own, so nothing of one target (idle connections
-that expire, a pool that cancelled requests have filled) is left for the next. Workers send one request after
-the other. After the warm-up the window opens; what counts is what arrives while it is open.
+A slice runs in an event loop, or in threads, of its own with a client of its own, so nothing of one target (idle
+connections that expire, a pool that cancelled requests have filled) is left for the next. Workers send one request
+after the other. After the warm-up the window opens; what counts is what arrives while it is open.
 """
 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from math import inf, nan
 from statistics import quantiles
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -22,10 +23,13 @@ from benchmarks.servers import cpu_us
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.targets import Client, Target
+    from benchmarks.targets import BlockingClient, Client, Target, ThreadsTarget
     from benchmarks.workloads import Scene, Workload
 
 clock = time.perf_counter
+
+#: What is not an event loop, but as many threads as requests at a time.
+THREADS = "threads"
 
 #: How long requests may take to finish after the window, or a client to close, before they are cut off.
 PATIENCE = 5.0
@@ -111,11 +115,52 @@ class _Tally:
             self.next_mark = now + self._window
 
 
-def measure(target: Target, scene: Scene, concurrency: int, plan: Plan, loop: str = "asyncio") -> Slice:
+def measure(
+    target: Target | ThreadsTarget, scene: Scene, concurrency: int, plan: Plan, loop: str = "asyncio"
+) -> Slice:
     """Run one slice of `target` with `concurrency` requests in flight, on the event loop named `loop`."""
     gc.collect()
-    result: Slice = anyio.run(_measure, target, scene, concurrency, plan, **LOOPS[loop])
+    if loop == THREADS:
+        return _measure_in_threads(cast("ThreadsTarget", target), scene, concurrency, plan)
+    result: Slice = anyio.run(_measure, cast("Target", target), scene, concurrency, plan, **LOOPS[loop])
     return result
+
+
+def _measure_in_threads(target: ThreadsTarget, scene: Scene, concurrency: int, plan: Plan) -> Slice:
+    """As `_measure`; nothing can be cut off, so whoever has begun finishes."""
+    client, origin = target.make(scene)
+    tally = _Tally(plan, concurrency, None)
+    about = (client, origin, scene.workload, tally)
+    workers = [
+        threading.Thread(target=_block, args=(*about, number), daemon=True) for number in range(concurrency)
+    ]
+    for worker in workers:
+        worker.start()
+    while not tally.done:
+        time.sleep(max(0.0, tally.next_mark - clock()))
+        tally.look(clock())
+    for worker in workers:
+        worker.join(PATIENCE)
+    if any(worker.is_alive() for worker in workers):
+        tally.errors["unanswered"] += 1
+    client.close()
+    return _summary(tally, plan)
+
+
+def _block(client: BlockingClient, origin: str, workload: Workload, tally: _Tally, number: int) -> None:
+    method, url, content = workload.method, origin + workload.path, workload.content
+    started = tally.started
+    while not tally.done:
+        begun = started[number] = clock()
+        try:
+            response = client.request(method, url, content=content)
+            if response.status_code != 200:
+                tally.errors[f"status {response.status_code}"] += 1
+        except Exception as error:
+            tally.errors[type(error).__name__] += 1
+            continue
+        now = started[number] = clock()
+        tally.latencies.append(now - begun)
 
 
 async def _measure(target: Target, scene: Scene, concurrency: int, plan: Plan) -> Slice:

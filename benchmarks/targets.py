@@ -7,6 +7,7 @@ next one.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.workloads import Scene
 
 LOGICAL_URL = "http://service"
+OURS = r"lbclient(?::(\w+))?(?:@(\w+))?"
 
 #: Compared when nobody asks for something else. The first one is the baseline of every ratio.
 DEFAULT = (
@@ -44,6 +46,9 @@ DEFAULT = (
 )
 BASELINE = DEFAULT[0]
 
+#: The same, of those that have a client for threads.
+IN_THREADS = ("httpx", "httpx-unlimited", "httpx2", "httpx2-unlimited", "lbclient", "lbclient@httpcore")
+
 #: Seconds that idle connections stay open where a workload names their number.
 KEPT = 300.0
 
@@ -61,7 +66,16 @@ class Client(Protocol):
     async def aclose(self) -> None: ...
 
 
+class BlockingClient(Protocol):
+    """As much of `httpx.Client` as a slice uses."""
+
+    def request(self, method: str, url: str, /, *, content: bytes | None = None) -> Response: ...
+
+    def close(self) -> None: ...
+
+
 Made: TypeAlias = "tuple[Client, str]"
+MadeForThreads: TypeAlias = "tuple[BlockingClient, str]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,26 @@ class Target:
     proxy: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadsTarget:
+    """The same for threads."""
+
+    name: str
+    make: Callable[[Scene], MadeForThreads]
+    proxy: None = None
+
+
+def resolve_for_threads(name: str) -> ThreadsTarget:
+    """As `resolve`, with a client that blocks."""
+    if ours := re.fullmatch(OURS, name):
+        return ThreadsTarget(name, _lbclient(algorithm=ours[1], engine=ours[2], blocking=True))
+    if name not in IN_THREADS:
+        raise ValueError(f"no target {name!r} for threads; there are {', '.join(IN_THREADS)}")
+    module = importlib.import_module(name.removesuffix("-unlimited"))
+    unlimited = name.endswith("-unlimited")
+    return ThreadsTarget(name, partial(_one_backend, module, unlimited=unlimited, blocking=True))
+
+
 def resolve(name: str) -> Target:
     """The target called `name`, its modules imported.
 
@@ -81,7 +115,7 @@ def resolve(name: str) -> Target:
 
     Raises `ImportError` when what it measures is not installed, `ValueError` when there is no such target.
     """
-    if ours := re.fullmatch(r"lbclient(?::(\w+))?(?:@(\w+))?", name):
+    if ours := re.fullmatch(OURS, name):
         return Target(name, _lbclient(algorithm=ours[1], engine=ours[2]))
     if name.startswith("via-") and (proxy := name.removeprefix("via-")) in PROXIES:
         return Target(name, partial(_through, proxy), proxy)
@@ -101,9 +135,12 @@ def resolve(name: str) -> Target:
     return Target(name, plain[name]())
 
 
-def _one_backend(module: Any, scene: Scene, *, unlimited: bool = False) -> Made:
+def _one_backend(
+    module: Any, scene: Scene, *, unlimited: bool = False, blocking: bool = False
+) -> tuple[Any, str]:
     """The client of httpx, or of httpx2, for the first of the backends."""
-    return module.AsyncClient(**_options(module, scene, unlimited=unlimited)), scene.urls[0]
+    kind = module.Client if blocking else module.AsyncClient
+    return kind(**_options(module, scene, unlimited=unlimited)), scene.urls[0]
 
 
 def _through(proxy: str, scene: Scene) -> Made:
@@ -170,14 +207,16 @@ class NotComparable(Exception):
     """This target does not do what the workload asks for."""
 
 
-def _lbclient(*, algorithm: str | None, engine: str | None) -> Callable[[Scene], Made]:
-    from lbclient import AsyncBalancedTransport, Connect
+def _lbclient(
+    *, algorithm: str | None, engine: str | None, blocking: bool = False
+) -> Callable[[Scene], tuple[Any, str]]:
+    from lbclient import AsyncBalancedTransport, BalancedTransport, Connect
 
     options: dict[str, Any] = {} if algorithm is None else {"algorithm": algorithm}
     connect: dict[str, Any] = {} if engine is None else {"engine": cast(Any, engine)}
     Connect(**connect)  # it says itself what it does not know
 
-    def make(scene: Scene) -> Made:
+    def make(scene: Scene) -> tuple[Any, str]:
         if engine == "native" and scene.workload.http2:
             raise NotComparable("the native engine speaks HTTP/1.1")
         how: dict[str, Any] = {**connect, "http2": scene.workload.http2}
@@ -188,8 +227,10 @@ def _lbclient(*, algorithm: str | None, engine: str | None) -> Callable[[Scene],
         if scene.workload.connections is not None:
             most = scene.workload.connections
             how |= {"max_connections": most, "max_idle": most, "keepalive_expiry": KEPT}
-        transport = AsyncBalancedTransport(list(scene.urls), connect=Connect(**how), **options)
-        return httpx.AsyncClient(transport=transport), LOGICAL_URL
+        urls, options_ = list(scene.urls), {"connect": Connect(**how), **options}
+        if blocking:
+            return httpx.Client(transport=BalancedTransport(urls, **options_)), LOGICAL_URL
+        return httpx.AsyncClient(transport=AsyncBalancedTransport(urls, **options_)), LOGICAL_URL
 
     return make
 

@@ -28,12 +28,12 @@ from benchmarks.backends import fleet, nginx_version
 from benchmarks.proxies import proxies
 from benchmarks.report import Table, describe, environment, write_json
 from benchmarks.servers import client_cpu, pin_client, server_cpu
-from benchmarks.slices import LOOPS, Plan, Slice, measure
-from benchmarks.targets import BASELINE, NotComparable, Target
+from benchmarks.slices import LOOPS, THREADS, Plan, Slice, measure
+from benchmarks.targets import BASELINE, NotComparable, Target, ThreadsTarget
 from benchmarks.workloads import WORKLOADS, Scene
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 #: From here on a slice is a fixed window of answers, long against what the slowest client needs for one.
@@ -108,12 +108,16 @@ class Settings:
 
 
 def compare(
-    baseline: Target, others: Sequence[Target], scene: Scene, concurrency: int, settings: Settings
+    baseline: Target | ThreadsTarget,
+    others: Sequence[Target | ThreadsTarget],
+    scene: Scene,
+    concurrency: int,
+    settings: Settings,
 ) -> list[Row]:
     """Measure every target between two slices of the baseline, in as many rounds as `settings` say."""
     plan = settings.plan(concurrency)
 
-    def take(target: Target) -> Slice:
+    def take(target: Target | ThreadsTarget) -> Slice:
         return measure(target, scene, concurrency, plan, settings.loop)
 
     taken: dict[str, list[tuple[Slice, Slice, Slice]]] = {target.name: [] for target in others}
@@ -194,8 +198,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     settings = Settings(options.workload, options.loop, options.rounds, options.slice, options.window)
-    names = options.targets or targets.DEFAULT
-    wanted = _resolve(options.baseline, names, must_exist=options.targets is not None)
+    names = options.targets or (targets.IN_THREADS if options.loop == THREADS else targets.DEFAULT)
+    resolve = targets.resolve_for_threads if options.loop == THREADS else targets.resolve
+    wanted = _resolve(resolve, options.baseline, names, must_exist=options.targets is not None)
     # Ended by a signal, the servers are still stopped on the way out.
     signal.signal(signal.SIGTERM, _interrupt)
     begun, path = time.monotonic(), list(sys.path)
@@ -226,14 +231,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _resolve(baseline: str, names: Sequence[str], *, must_exist: bool) -> list[Target]:
+def _resolve(
+    resolve: Callable[[str], Target | ThreadsTarget], baseline: str, names: Sequence[str], *, must_exist: bool
+) -> list[Target | ThreadsTarget]:
     """The targets, baseline first. One whose package is missing is left out, unless it was asked for."""
-    found = [targets.resolve(baseline)]
+    found = [resolve(baseline)]
     for name in dict.fromkeys(names):
         if name == baseline:
             continue
         try:
-            found.append(targets.resolve(name))
+            found.append(resolve(name))
         except ImportError as error:
             if must_exist:
                 raise SystemExit(f"target {name}: {error}") from error
@@ -243,12 +250,15 @@ def _resolve(baseline: str, names: Sequence[str], *, must_exist: bool) -> list[T
     return found
 
 
-def _comparable(wanted: Sequence[Target], scene: Scene) -> list[Target]:
+def _comparable(wanted: Sequence[Target | ThreadsTarget], scene: Scene) -> list[Target | ThreadsTarget]:
     """Those that can do what is asked for."""
     found = []
     for target in wanted:
         try:
-            anyio.run(_try_out, target, scene)
+            if isinstance(target, ThreadsTarget):
+                target.make(scene)[0].close()
+            else:
+                anyio.run(_try_out, target, scene)
         except NotComparable as why:
             print(f"without {target.name}: {why}", file=sys.stderr)
         else:
@@ -272,7 +282,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--baseline", default=BASELINE, help=f"whom the ratios are to; default: {BASELINE}")
     add("--concurrency", type=_numbers, help="requests at a time, comma-separated; default: 1,10,50,100,300")
     add("--workload", choices=WORKLOADS, default="small", help=_workloads())
-    add("--loop", choices=LOOPS, default="asyncio")
+    add("--loop", choices=(*LOOPS, THREADS), default="asyncio", help="threads: the clients that block")
     add("--rounds", type=int, help=f"slices per target, half from {WINDOW_FROM} at a time on; default: 5")
     add("--slice", type=float, help=f"seconds per slice below {WINDOW_FROM} at a time; default: 1")
     add("--window", type=float, help=f"seconds per slice from {WINDOW_FROM} at a time; default: 4")

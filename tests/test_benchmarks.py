@@ -39,6 +39,16 @@ def test_throughput(tmp_path: Path, workload: str) -> None:
     assert all(row["total_cpu_us"] > row["cpu_us"] for row in through)
 
 
+@pytest.mark.parametrize("loop", ["threads", "trio"])
+def test_throughput_elsewhere(tmp_path: Path, loop: str) -> None:
+    names = ["lbclient", "lbclient@httpcore", "httpx2"]
+    report = run(
+        "throughput", "--loop", loop, "--concurrency", "3", "--targets", ",".join(names), tmp_path=tmp_path
+    )
+    assert [row["target"] for row in report["rows"]] == ["httpx", *names]
+    assert all(row["rps"] and not row["errors"] for row in report["rows"])
+
+
 def test_connections(tmp_path: Path) -> None:
     report = run("connections", tmp_path=tmp_path)
     assert {row["target"] for row in report["rows"]} == {"httpx", "httpx2", "lbclient", "lbclient@httpcore"}
