@@ -1,9 +1,11 @@
 """The table of docs/adaptive.md: every algorithm in every scenario of the simulator, several seeds, one JSON file.
 
-    python -m benchmarks.simulation --seconds 300          # goes on where it was stopped
-    python -m benchmarks.simulation --table                # print it from the file
+    python -m benchmarks.simulation --workers 2            # goes on where it was stopped
+    python -m benchmarks.simulation --held-out             # seeds that nothing was tuned on, in a file of their own
+    python -m benchmarks.simulation --table                # print it from the file; with --held-out that one
 
-The p99 is relative to the ideal central queue with the same requests.
+The p99 is relative to the ideal central queue with the same requests. What says most comes first: all scenarios with
+one seed, then with the next; last the peers that no client can be, with one seed.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,18 +22,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lbclient.simulator import RESEARCH, SCENARIOS, simulate
+from lbclient.simulator.compare import Figure
 
 FILE = Path(__file__).parent / "simulation.json"
-ALGORITHMS = (
-    "adaptive",
-    "least_connections",
-    "power_of_two_choices",
-    "peak_ewma",
-    "round_robin",
-    "random",
+HELD_OUT_FILE = FILE.with_name("simulation-held-out.json")
+SEEDS, HELD_OUT = (1, 2, 3), (11, 12, 13)
+REAL = ("adaptive", "least_connections", "power_of_two_choices", "peak_ewma", "round_robin", "random")
+ASKING = (
     "prequal",
     "c3",
-)
+)  # they ask the servers what no client can: one seed is enough to see where they stand
+ALGORITHMS = (*REAL, *ASKING)
 CLIENTS = (1, 10, 100)
 SMALL: dict[str, tuple[int, ...]] = {
     "two": (1, 20),
@@ -44,24 +46,27 @@ SMALL: dict[str, tuple[int, ...]] = {
     "canary": (1, 10),
 }
 Cell: TypeAlias = tuple[str, str, int, int]
+Known: TypeAlias = dict[str, dict[str, float]]
 
 
 def cells(seeds: Sequence[int]) -> Iterator[Cell]:
-    """Scenario, algorithm, clients and seed, the ideal first."""
+    """Scenario, algorithm, clients and seed; what says most first."""
+    names = (*(scenario.name for scenario in RESEARCH), *SMALL)
     for seed in seeds:
-        for name in (*(scenario.name for scenario in RESEARCH), *SMALL):
+        for name in names:
             yield name, "ideal", 1, seed
-            for clients in SMALL.get(name, CLIENTS):
-                for algorithm in ALGORITHMS:
-                    yield name, algorithm, clients, seed
+        for algorithm in REAL:
+            yield from (
+                (name, algorithm, clients, seed) for name in names for clients in counts(name, algorithm)
+            )
+    for algorithm in ASKING:
+        yield from ((name, algorithm, n, seeds[0]) for name in names for n in counts(name, algorithm))
 
 
-def due(cell: Cell, only: set[str]) -> bool:
-    """Whether it was asked for. Rotation and lots do the same whatever the number of clients: one of them will do."""
-    name, algorithm, clients, _ = cell
-    if algorithm in ("round_robin", "random") and clients != SMALL.get(name, CLIENTS)[0]:
-        return False
-    return not only or algorithm in only or algorithm == "ideal"
+def counts(name: str, algorithm: str) -> tuple[int, ...]:
+    """Of clients. Rotation and lots do the same whatever their number: one of them will do."""
+    found = SMALL.get(name, CLIENTS)
+    return found[:1] if algorithm in ("round_robin", "random") else found
 
 
 def key(cell: Cell) -> str:
@@ -82,20 +87,16 @@ def measure(cell: Cell) -> dict[str, float]:
     return figures
 
 
-def ratios(known: dict[str, dict[str, float]], name: str, algorithm: str, clients: int) -> list[float]:
+def ratios(known: Known, name: str, algorithm: str, clients: int) -> list[float]:
     """p99 to the ideal, a seed each."""
-    found = []
-    for seed in range(1, 100):
-        own, ideal = (
-            known.get(key((name, algorithm, clients, seed))),
-            known.get(key((name, "ideal", 1, seed))),
-        )
-        if own is not None and ideal is not None:
-            found.append(own["p99"] / ideal["p99"])
-    return found
+    return [
+        known[key((name, algorithm, clients, seed))]["p99"] / known[key((name, "ideal", 1, seed))]["p99"]
+        for seed in range(1, 100)
+        if key((name, algorithm, clients, seed)) in known and key((name, "ideal", 1, seed)) in known
+    ]
 
 
-def failed(known: dict[str, dict[str, float]], name: str, algorithm: str, clients: int) -> float:
+def failed(known: Known, name: str, algorithm: str, clients: int) -> float:
     """The mean share of failed requests."""
     own = [known.get(key((name, algorithm, clients, seed))) for seed in range(1, 100)]
     shares = [one["failed"] for one in own if one is not None]
@@ -107,7 +108,7 @@ def mean(values: Sequence[float]) -> float:
     return math.exp(math.fsum(math.log(value) for value in values) / len(values)) if values else math.nan
 
 
-def print_table(known: dict[str, dict[str, float]]) -> None:
+def print_table(known: Known) -> None:
     """In Markdown."""
     print("| scenario, clients | " + " | ".join(ALGORITHMS) + " |")
     print("|---" * (len(ALGORITHMS) + 1) + "|")
@@ -116,40 +117,80 @@ def print_table(known: dict[str, dict[str, float]]) -> None:
         for clients in SMALL.get(name, CLIENTS):
             row = []
             for algorithm in ALGORITHMS:
-                counted = SMALL.get(name, CLIENTS)[0] if algorithm in ("round_robin", "random") else clients
-                ratio = mean(ratios(known, name, algorithm, counted))
-                lost = failed(known, name, algorithm, counted)
-                row.append(f"{ratio:.2f}" + (f" ({lost:.2%})" if lost > 0.00005 else ""))
+                counted = clients if clients in counts(name, algorithm) else counts(name, algorithm)[0]
+                own = ratios(known, name, algorithm, counted)
+                ratio, lost = mean(own), failed(known, name, algorithm, counted)
+                spread = f" ± {Figure.of(own).half:.2g}" if len(own) > 1 else ""
+                row.append(f"{ratio:.2f}{spread}" + (f" ({lost:.2%})" if lost > 0.00005 else ""))
                 if name not in SMALL and not math.isnan(ratio):
                     sums[algorithm].append(ratio)
             print(f"| {name}, {clients} | " + " | ".join(row) + " |")
     print("| **mean of the 36** | " + " | ".join(f"{mean(sums[a]):.2f}" for a in ALGORITHMS) + " |")
 
 
+def losses(known: Known) -> Iterator[str]:
+    """The cells in which somebody that clients can use is better than Adaptive, beyond what the seeds can tell."""
+    for name in (*(scenario.name for scenario in RESEARCH), *SMALL):
+        for clients in SMALL.get(name, CLIENTS):
+            own = ratios(known, name, "adaptive", clients)
+            for algorithm in REAL[1:]:
+                counted = clients if clients in counts(name, algorithm) else counts(name, algorithm)[0]
+                other = ratios(known, name, algorithm, counted)
+                if not own or len(own) != len(other):
+                    continue
+                apart = Figure.of([mine / its for mine, its in zip(own, other, strict=True)])
+                if apart.mean - (0.0 if math.isnan(apart.half) else apart.half) > 1:
+                    lost = failed(known, name, algorithm, counted)
+                    yield f"{name}, {clients}: {algorithm} is better, {apart.mean:.2f} (it fails {lost:.2%})"
+
+
+def timed(cell: Cell) -> tuple[Cell, dict[str, float]]:
+    """A cell and its figures, from another process."""
+    return cell, measure(cell)
+
+
+def write(known: Known, path: Path) -> None:
+    """A line per cell, in order, so that a difference can be read."""
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
+    path.write_text("{\n" + lines + "\n}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__)
-    parser.add_argument("--seeds", default="1,2,3", type=lambda text: [int(seed) for seed in text.split(",")])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simulation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")])
+    parser.add_argument("--held-out", action="store_true", help=f"the seeds {HELD_OUT} instead of {SEEDS}")
     parser.add_argument(
         "--seconds", default=math.inf, type=float, help="stop after so many, and go on next time"
     )
     parser.add_argument("--only", default="", help="algorithms, with commas between them")
-    parser.add_argument("--json", default=FILE, type=Path, metavar="FILE")
+    parser.add_argument("--workers", default=1, type=int, help="processes at once")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--table", action="store_true", help="measure nothing, print what is known")
     options = parser.parse_args(arguments)
-    known: dict[str, dict[str, float]] = json.loads(options.json.read_text()) if options.json.exists() else {}
+    path: Path = options.json or (HELD_OUT_FILE if options.held_out else FILE)
+    known: Known = json.loads(path.read_text()) if path.exists() else {}
     if options.table:
         print_table(known)
+        print("", *losses(known), sep="\n")
         return 0
-    begun = time.monotonic()
+    seeds = options.seeds or (HELD_OUT if options.held_out else SEEDS)
     only = set(options.only.split(",")) - {""}
-    for cell in cells(options.seeds):
-        if key(cell) in known or not due(cell, only):
-            continue
-        if time.monotonic() - begun > options.seconds:
-            break
-        known[key(cell)] = measure(cell)
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
-        options.json.write_text("{\n" + lines + "\n}\n")
+    due = [
+        cell for cell in cells(seeds) if key(cell) not in known and (not only or cell[1] in {*only, "ideal"})
+    ]
+    begun = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(options.workers) as workers:
+        for done, (cell, figures) in enumerate(workers.imap(timed, due), 1):
+            known[key(cell)] = figures
+            write(known, path)
+            elapsed = time.monotonic() - begun
+            print(f"{done} of {len(due)}, {elapsed:.0f} s: {key(cell)}", file=sys.stderr, flush=True)
+            if elapsed > options.seconds:
+                break
     return 0
 
 

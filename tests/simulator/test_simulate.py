@@ -123,13 +123,13 @@ def test_the_result_does_not_depend_on_the_hashes_of_the_process() -> None:
 @pytest.mark.parametrize(
     ("algorithm", "p50", "p99", "mean"),
     [
-        ("adaptive", 0.004148208, 0.025657192, 0.005894551),
+        ("adaptive", 0.004147628, 0.02573137, 0.005883313),
         ("power_of_two_choices", 0.004303779, 0.027139901, 0.006150786),
         ("ideal", 0.004076463, 0.023757647, 0.005606957),
     ],
 )
 def test_the_result_is_that_of_every_python(algorithm: str, p50: float, p99: float, mean: float) -> None:
-    """Written down with CPython 3.11, the same with 3.12 and 3.13. They change when an algorithm does."""
+    """Written down with CPython 3.11; `scripts/test` asks the others. They change when an algorithm does."""
     result = simulate(QUICK, algorithm, clients=5, seed=3)
     assert (result.requests, result.p50, result.p99, result.mean) == (5635, p50, p99, mean)
 

@@ -23,20 +23,31 @@ in units of `m`, the mean latency of all backends' successes at that moment. Eve
 **Reports.** When servers say how many requests they have in flight (`load_report.py`), `r`, of which the mean is `r'`,
 then `1 + n` becomes `1 + n + 0.6 min(3, max(0.5, r / (r' + 1)))`, `r` fading towards `r'` within 0.4 s.
 
+**Memory.** Failures fade with `tau`. Answers do as well, but not before four rounds (a round is as many picks as there
+are backends; 2 min at most): where traffic is sparse, nothing would be known of anybody otherwise. There a failure
+leaves no more than 2 of the answers before it. A second failure in a row is charged twice, a third three times, and all
+that follow four times: what has been good for long, and fails now, is failing.
+
+**Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + 0.8 W ** -0.5`: of many that are
+noise, the least is too good to be true. A backend that was not picked for `k` rounds pays `(1 + 0.02 k) ** -0.5` of
+what its answers cost, so that whoever joins is not doubted for ever. Who failed lately is not doubted as well: that is
+paid for already, and where all fail now and then nobody would come back.
+
 **Curiosity.** With traffic one request at a time nothing is in flight when a pick is made, and whoever is a hair
 better than the mean would keep all of it. So of what successes cost, a backend that was not picked for `k` rounds (as
 many picks as there are backends) pays only `(1 + 1.5 k) ** -0.5`. It is counted in picks, so that three hundred
 requests in a second spread as well as three hundred in an hour; what failures cost is not reduced, so that a backend
 which fails has to wait until that has faded, whatever the rate; and it goes away as requests begin to overlap (more
 than 0.15 of a request waiting on average), where differences say who is busy: kept on, it costs 100 clients of a busy
-fleet half of their p99.
+fleet half of their p99. In the same way it goes down as a round takes longer than half a second: there forgetting does
+its work, and a look at a slow backend every few seconds is what makes the p99.
 
 How it goes with the rest of a pool
 -----------------------------------
 
 * **Passive ejection** is off (`passive` left out): one mechanism for one job. One that is given works as ever.
-* **Trials**: there are none. A charge of 50 fades into the noise after about `tau ln 50`, 8 s in a fast pool; the
-  next request tries, and if it fails the charge is there again.
+* **Trials**: there are none. A charge of 50 fades into the noise after about `tau ln 50`, 8 s in a fast pool, 13 s of
+  four in a row; the next request tries, and if it fails the charge is there again.
 * **Fail open**: nobody is out, so when all fail the least bad one is picked. There is nothing to open.
 * **Retry-After, drains, probes, priorities and zones** take backends out of the set, and this algorithm chooses among
   those that are left. What was known of one that comes back has faded by then.
@@ -80,9 +91,13 @@ FAILURE_COSTS = 50.0  # means
 REFUSAL_COSTS = 10.0  # means
 CURIOSITY = 1.5  # per round
 CURIOUS_ROUNDS = 100
+CURIOUS_ANYWAY = 0.02  # per round, where requests overlap
+SPENT = 0.002  # of a failure: what is left after 12 s in a fast pool is nothing
+DOUBT = 0.8  # of its cost, for one outcome, where requests overlap
 ALONE = 0.15  # requests waiting for their headers, on average, where curiosity ends
 OVERLAP_SHARE = 0.05  # of the newest pick in that average
-_LEVELS = 4
+QUICK_ROUND = 0.5  # seconds: rounds that take longer need less curiosity, because forgetting does its work
+_LEVELS = 8
 PACE = 0.6  # of the picks that a share takes
 EAGER = 1.5
 BAD = 5.0  # means: where it is worth to look beyond the aperture and the weights
@@ -179,14 +194,14 @@ class AdaptivePicker:
         aperture = self._aperture
         order = self._order if aperture is None else aperture.window(now, fleet.turn)
         best = self._least(order, avoid, now, self._restricted)
-        if self._restricted and (best is None or best.expected(now, fleet.grown) > BAD):
+        if self._restricted and (best is None or best.expected(now, fleet.grown, fleet.charge) > BAD):
             order = self._order if aperture is None else aperture.beyond()
             best = self._least(order, avoid, now, False) or best
             if best is None and aperture is not None:
                 best = self._least(self._order, avoid, now, False)
         if best is None:
             return None
-        fleet.turn += 1
+        fleet.picked(now)
         best.turn = fleet.turn
         return best.state
 
@@ -199,10 +214,14 @@ class AdaptivePicker:
         """
         fleet = self._fleet
         grown = fleet.grown
+        fade = grown / fleet.charge
+        spent = SPENT * fleet.charge
         prior = fading.PRIOR * grown
         mean = fleet.mean
         turn = fleet.turn
-        discounts = self._discounts[int(_LEVELS * max(0.0, 1 - fleet.overlap / ALONE))]
+        alone = fleet.overlap < ALONE
+        discounts = self._discounts[self._curiosity() if alone else 0]
+        doubt = 0.0 if alone else DOUBT * math.sqrt(grown)
         unit = 1.0 if self._scale is None else self._scale.unit
         known = len(discounts)
         last = discounts[-1]
@@ -222,8 +241,16 @@ class AdaptivePicker:
                     costs.append(None)
                 continue
             discount = discounts[since] if since < known else last
-            total = (estimate.total + prior) * discount + estimate.charged
-            cost = total / (estimate.count + prior)
+            total = (estimate.total + prior) * discount
+            count = estimate.count + prior
+            if estimate.charges > spent:
+                total += estimate.charged * fade
+                count += estimate.charges * fade
+                cost = total / count
+            else:
+                cost = total / count
+                if doubt and not estimate.pace:
+                    cost += cost * doubt * count**-0.5
             busy: float = state.in_flight
             if busy:
                 busy /= unit
@@ -232,7 +259,7 @@ class AdaptivePicker:
                     overlap += len(waiting)
                     age = (now - waiting[0]) / mean
                     if age > cost:
-                        cost = (total + age * grown) / (estimate.count + prior + grown)
+                        cost = (total + age * grown) / (count + grown)
             if reports < 0:
                 cost *= busy + 1
             else:
@@ -254,6 +281,15 @@ class AdaptivePicker:
         fleet.overlap += OVERLAP_SHARE * (overlap - fleet.overlap)
         return best
 
+    def _curiosity(self) -> int:
+        """How sequential and quick the traffic is: 1 to _LEVELS."""
+        fleet = self._fleet
+        curiosity = 1 - fleet.overlap / ALONE
+        round_takes = fleet.size * fleet.pause
+        if round_takes > QUICK_ROUND:
+            curiosity *= QUICK_ROUND / round_takes
+        return math.ceil(_LEVELS * curiosity)
+
     def observed(self, state: BackendState, latency: float, failed: bool, now: float, /) -> None:
         """An attempt was answered after `latency` seconds, or failed."""
         estimate = state.memory.get(self._name)
@@ -263,8 +299,7 @@ class AdaptivePicker:
         fleet.advance(now)
         self._cheapest = None
         if failed:
-            estimate.failures += fleet.grown
-            estimate.charge(max(latency / fleet.mean, FAILURE_COSTS))
+            estimate.failed(max(latency / fleet.mean, FAILURE_COSTS))
         else:
             most = SLOWEST_SUCCESS if fleet.overlap > ALONE else SLOWEST_ALONE
             estimate.answered(fleet.succeeded(latency, most))
@@ -275,7 +310,7 @@ class AdaptivePicker:
         if isinstance(estimate, Estimate):
             estimate.fleet.advance(now)
             self._cheapest = None
-            estimate.charge(max(latency / estimate.fleet.mean, REFUSAL_COSTS))
+            estimate.refused(max(latency / estimate.fleet.mean, REFUSAL_COSTS))
 
     def reported(self, state: BackendState, in_flight: float, now: float, /) -> None:
         """A server said how many requests it has in flight, over all its clients."""
@@ -291,28 +326,28 @@ class AdaptivePicker:
         estimate = state.memory.get(self._name)
         if not isinstance(estimate, Estimate):
             return None
-        grown = self._fleet.grown_by(now)  # nothing is written: a status is read without the pool's lock
-        expected = estimate.expected(now, grown)
-        if expected <= SUSPECT or expected <= AVOIDED * self._least_of_others(estimate, now, grown):
+        units = self._fleet.units_at(now)  # nothing is written: a status is read without the pool's lock
+        expected = estimate.expected(now, *units)
+        if expected <= SUSPECT or expected <= AVOIDED * self._least_of_others(estimate, now, units):
             return None
         mean = self._fleet.mean
         age = now - next(iter(state.waiting), now)
         if age > max(HANGS, SLOWEST_SUCCESS * mean):
             return Avoided(f"a request has been waiting for {age:.1f} s", failing=True)
         if estimate.failures:
-            share = estimate.failures / estimate.count
-            return Avoided(f"{share:.0%} of its latest requests failed", failing=estimate.failing(grown))
+            share = estimate.failing(*units)
+            return Avoided(f"{share:.0%} of its latest requests failed", failing=estimate.is_failing(*units))
         return Avoided(
             f"it takes {expected * mean * 1e3:.0f} ms, the pool {mean * 1e3:.0f} ms", failing=False
         )
 
-    def _least_of_others(self, estimate: Estimate, now: float, grown: float) -> float:
+    def _least_of_others(self, estimate: Estimate, now: float, units: tuple[float, float]) -> float:
         """What the cheapest of the others is expected to take. Everybody is asked once for a status of all."""
         known = self._cheapest
         if known is None or known[0] != now:
             least, second, cheapest = math.inf, math.inf, estimate
             for other in self._order:
-                expected = other.expected(now, grown)
+                expected = other.expected(now, *units)
                 if expected < least:
                     least, second, cheapest = expected, least, other
                 elif expected < second:
@@ -325,8 +360,8 @@ class AdaptivePicker:
 def _discounts(backends: int) -> list[list[float]]:
     """What curiosity makes of a cost: by how sequential the traffic is, and by the picks since a backend's last one."""
     return [
-        [(1 + CURIOSITY * level / _LEVELS * picks / backends) ** -0.5 for picks in range(rounds * backends)]
-        for level, rounds in enumerate([1] + [CURIOUS_ROUNDS] * _LEVELS)
+        [(1 + curiosity * picks / backends) ** -0.5 for picks in range(CURIOUS_ROUNDS * backends)]
+        for curiosity in (CURIOUS_ANYWAY, *(CURIOSITY * level / _LEVELS for level in range(1, _LEVELS + 1)))
     ]
 
 

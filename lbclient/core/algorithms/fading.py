@@ -5,6 +5,10 @@ Everything fades by `exp(-dt / tau)`, which would be one multiplication per back
 `exp(dt / tau)` since the beginning, and only quotients are ever read. That is one `exp` per pick, whatever the number
 of backends. When the unit has become huge, everything is written anew in a smaller one.
 
+There are two units. Failures fade within `tau`, because a backend that has come back should be tried again soon.
+Answers fade as fast where they are many; where they are few, after `ROUNDS_REMEMBERED` rounds (as many picks as there
+are backends), or nothing would be known of anybody.
+
 Times are written down as multiples of the pool's mean latency at that moment. So what slows all backends down, or
 speeds them up (larger requests, a warm cache, the first requests of all), says nothing about one of them.
 """
@@ -18,6 +22,11 @@ from lbclient.core.backend import BackendState
 
 LEAST_TAU = 2.0  # seconds
 MEANS_REMEMBERED = 10.0  # tau, in mean latencies: slow pools forget slowly
+ROUNDS_REMEMBERED = 4.0  # picks of each backend: what sparse traffic is remembered for
+LONGEST_TAU = 120.0  # seconds: no longer because of that
+PAUSE_SHARE = 0.05  # of the newest pause between picks in their mean
+TRUSTED = 2.0  # answers: where they are sparse, no more of the past count when a backend fails
+MOST_IN_A_ROW = 4.0  # what a failure costs more after others, without an answer in between
 FIRST_COUNTS = 1 / 16  # the first answer of all, in the mean: it pays for connecting, and for cold caches
 PRIOR = 1.0  # how many outcomes the mean of all counts
 _GUESS = 0.02  # seconds: the mean while nobody has answered
@@ -29,9 +38,12 @@ class Fleet:
     """What the backends of a pool have in common: the unit, and the mean latency of their successes.
 
     Attributes:
-        grown: The unit: what one outcome counts that comes now.
+        grown: The unit of answers: what one counts that comes now.
+        charge: The same of failures.
         mean: Mean latency of the successes, in seconds; a guess before the first.
-        tau: Seconds over which everything is forgotten: 10 mean latencies, at least 2 s.
+        tau: Seconds over which failures are forgotten: 10 mean latencies, at least 2 s. Answers as well, or later.
+        pause: Seconds between two picks, a moving average.
+        size: How many backends there are.
         turn: Picks so far.
         reported: Mean of what servers say they have in flight; negative while none has.
         overlap: Requests waiting for their headers when a pick is made, a moving average.
@@ -41,41 +53,69 @@ class Fleet:
         "_at",
         "_count",
         "_estimates",
+        "_picked_at",
         "_total",
+        "charge",
         "grown",
         "mean",
         "overlap",
+        "pause",
         "reported",
+        "size",
         "tau",
         "turn",
     )
 
     def __init__(self, now: float) -> None:
-        self.grown = 1.0
+        self.grown = self.charge = 1.0
         self.mean = _GUESS
+        self.pause = 0.0
+        self.size = 0
         self.tau = LEAST_TAU
         self.turn = 0
         self.overlap = 0.0
         self.reported = -1.0
-        self._at = now
+        self._at = self._picked_at = now
         self._total = self._count = 0.0
         self._estimates: WeakSet[Estimate] = WeakSet()
 
-    def advance(self, now: float) -> float:
-        """Let time pass; the unit."""
-        elapsed = now - self._at
-        if elapsed > 0:
+    def advance(self, now: float) -> None:
+        """Let time pass."""
+        if now > self._at:
+            self.grown, self.charge = self.units_at(now)
             self._at = now
-            self.grown *= math.exp(min(elapsed / self.tau, _ALL_GONE))
+            if self.charge > _HUGE:
+                for estimate in self._estimates:
+                    estimate.shrink(1, 1 / self.charge)
+                self.charge = 1.0
             if self.grown > _HUGE:
-                self._shrink(1 / self.grown)
+                for estimate in self._estimates:
+                    estimate.shrink(1 / self.grown, 1)
+                self._total /= self.grown
+                self._count /= self.grown
                 self.grown = 1.0
-        return self.grown
 
-    def grown_by(self, now: float) -> float:
-        """What the unit will be then; nothing is changed."""
+    def units_at(self, now: float) -> tuple[float, float]:
+        """What the units will be then, of answers and of failures; nothing is changed."""
         elapsed = max(0.0, now - self._at)
-        return self.grown * math.exp(min(elapsed / self.tau, _ALL_GONE))
+        growth = math.exp(min(elapsed / self.tau, _ALL_GONE))
+        charge = self.charge * growth
+        if self.is_sparse:
+            rounds = ROUNDS_REMEMBERED * self.size * self.pause
+            growth = math.exp(min(elapsed / min(rounds, LONGEST_TAU), _ALL_GONE))
+        return self.grown * growth, charge
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether answers come so seldom that they are remembered longer than failures."""
+        return self.tau < LONGEST_TAU and ROUNDS_REMEMBERED * self.size * self.pause > self.tau
+
+    def picked(self, now: float) -> None:
+        """One more pick."""
+        self.turn += 1
+        share = PAUSE_SHARE if self.turn > 1 / PAUSE_SHARE else 1 / self.turn
+        self.pause += share * (now - self._picked_at - self.pause)
+        self._picked_at = now
 
     def succeeded(self, seconds: float, most: float) -> float:
         """Somebody answered after so many seconds; in means, `most` of them at most."""
@@ -92,18 +132,12 @@ class Fleet:
         return seconds / mean if mean else 1.0
 
     def admit(self, estimate: Estimate) -> None:
-        """Keep an estimate in this fleet's unit from now on."""
+        """Keep an estimate in this fleet's units from now on."""
         self._estimates.add(estimate)
 
     def dismiss(self, estimate: Estimate) -> None:
         """It is of another fleet now."""
         self._estimates.discard(estimate)
-
-    def _shrink(self, by: float) -> None:
-        self._total *= by
-        self._count *= by
-        for estimate in self._estimates:
-            estimate.shrink(by)
 
 
 class Estimate:
@@ -113,11 +147,13 @@ class Estimate:
         state: Whose it is.
         fleet: Whose unit it is written in.
         total: Sum of what its answers took, in means, without the peak.
-        charged: Sum of what its failures cost, in means.
-        count: How many outcomes that were.
+        count: How many that were.
+        charged: Sum of what its failures and refusals cost, in means.
+        charges: How many that were.
         peak: What its slowest answer cost.
         peak_count: What that one counts.
-        failures: How many outcomes were failures.
+        failures: How many of them were failures.
+        in_a_row: Failures since its last answer.
         turn: When it was last picked, in picks of the fleet.
         reported: What the server said last that it has in flight.
         reported_at: When.
@@ -128,9 +164,11 @@ class Estimate:
     __slots__ = (
         "__weakref__",
         "charged",
+        "charges",
         "count",
         "failures",
         "fleet",
+        "in_a_row",
         "pace",
         "peak",
         "peak_count",
@@ -145,7 +183,9 @@ class Estimate:
     def __init__(self, state: BackendState, fleet: Fleet) -> None:
         self.state = state
         self.fleet = fleet
-        self.total = self.charged = self.count = self.failures = self.peak = self.peak_count = 0.0
+        self.total = self.count = self.peak = self.peak_count = 0.0
+        self.charged = self.charges = self.failures = 0.0
+        self.in_a_row = 0.0
         self.turn = fleet.turn
         self.share = 1.0
         self.reported = 0.0
@@ -153,13 +193,25 @@ class Estimate:
         self.pace = 0.0
         fleet.admit(self)
 
-    def charge(self, means: float) -> None:
-        """One more outcome that costs so much."""
-        self.charged += means * self.fleet.grown
-        self.count += self.fleet.grown
+    def failed(self, means: float) -> None:
+        """One more failure, that costs so much; the second in a row twice, up to four times."""
+        fleet = self.fleet
+        trusted = TRUSTED * fleet.grown
+        if self.count > trusted and fleet.is_sparse:
+            self.total *= trusted / self.count
+            self.count = trusted
+        self.refused(means * min(1 + self.in_a_row / fleet.charge, MOST_IN_A_ROW))
+        self.in_a_row += fleet.charge
+        self.failures += fleet.charge
+
+    def refused(self, means: float) -> None:
+        """One more refusal."""
+        self.charged += means * self.fleet.charge
+        self.charges += self.fleet.charge
 
     def answered(self, means: float) -> None:
         """One more answer, after so many means; the slowest of all is set aside."""
+        self.in_a_row = 0.0
         count = self.fleet.grown
         means *= count
         if means > self.peak:
@@ -168,34 +220,43 @@ class Estimate:
         self.total += means
         self.count += count
 
-    def expected(self, now: float, grown: float) -> float:
-        """Means until an answer, if nothing else were in flight: `L` of the rule, in a unit of `grown`."""
-        total = self.total + self.charged + PRIOR * grown
-        count = self.count + PRIOR * grown
+    def expected(self, now: float, grown: float, charge: float) -> float:
+        """Means until an answer, if nothing else were in flight: `L` of the rule, in units of `grown` and `charge`."""
+        fade = grown / charge
+        total = self.total + self.charged * fade + PRIOR * grown
+        count = self.count + self.charges * fade + PRIOR * grown
         means = total / count
         age = (now - next(iter(self.state.waiting), now)) / self.fleet.mean
         if age > means:
             means = (total + age * grown) / (count + grown)
         return means
 
-    def failing(self, grown: float) -> bool:
-        """Whether most of what is remembered of it failed, and that is more than one failure by chance."""
-        return self.failures > (self.count + grown) / 2
+    def failing(self, grown: float, charge: float) -> float:
+        """The share of what is remembered of it that failed."""
+        fade = grown / charge
+        return self.failures * fade / (self.count + self.charges * fade)
 
-    def shrink(self, by: float) -> None:
-        """Write it in another unit."""
-        self.total *= by
-        self.charged *= by
-        self.count *= by
-        self.peak *= by
-        self.peak_count *= by
-        self.failures *= by
+    def is_failing(self, grown: float, charge: float) -> bool:
+        """Whether most of what is remembered of it failed, and that is more than one failure by chance."""
+        fade = grown / charge
+        return self.failures * fade > (self.count + self.charges * fade + grown) / 2
+
+    def shrink(self, answers: float, charges: float) -> None:
+        """Write it in other units."""
+        self.total *= answers
+        self.count *= answers
+        self.peak *= answers
+        self.peak_count *= answers
+        self.charged *= charges
+        self.charges *= charges
+        self.failures *= charges
+        self.in_a_row *= charges
 
     def join(self, fleet: Fleet) -> None:
         """Be one of `fleet` from now on."""
         if fleet is not self.fleet:
             self.fleet.dismiss(self)
-            self.shrink(fleet.grown / self.fleet.grown)
+            self.shrink(fleet.grown / self.fleet.grown, fleet.charge / self.fleet.charge)
             self.fleet, self.turn = fleet, fleet.turn
             fleet.admit(self)
 
@@ -205,6 +266,7 @@ def estimates_of(name: str, backends: list[BackendState], now: float) -> tuple[F
     known = [state.memory.get(name) for state in backends]
     fleet = next((one.fleet for one in known if isinstance(one, Estimate)), None) or Fleet(now)
     fleet.advance(now)
+    fleet.size = len(backends)
     estimates: list[Estimate] = []
     for state, estimate in zip(backends, known, strict=True):
         if isinstance(estimate, Estimate):

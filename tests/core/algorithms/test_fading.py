@@ -23,8 +23,8 @@ def test_estimates_of_two_sets_become_those_of_one() -> None:
     first.observed(slow, 0.05, True, clock())
     fleet, (one, two) = estimates_of("adaptive", [slow, quick], clock())
     assert one.fleet is two.fleet is fleet
-    assert one.expected(clock(), fleet.grown) > 5
-    assert two.expected(clock(), fleet.grown) == pytest.approx(1, abs=0.01)
+    assert one.expected(clock(), fleet.grown, fleet.charge) > 5
+    assert two.expected(clock(), fleet.grown, fleet.charge) == pytest.approx(1, abs=0.01)
     assert estimates_of("adaptive", [quick, slow], clock())[1] == [two, one]
 
 
@@ -40,9 +40,9 @@ def test_a_smaller_unit_changes_no_estimate() -> None:
         shrunk += fleet.grown < before
         estimate.answered(fleet.succeeded(0.01 if second % 2 else 0.03, 10.0))
         before, now = expected, float(second)
-        expected = estimate.expected(now, fleet.grown)
+        expected = estimate.expected(now, fleet.grown, fleet.charge)
         assert 0.5 < expected < 1.5
-        assert fleet.grown_by(now - 1) == fleet.grown
+        assert fleet.units_at(now - 1) == (fleet.grown, fleet.charge)
     assert shrunk == 1
 
 
@@ -51,7 +51,69 @@ def test_everything_is_forgotten_towards_the_mean() -> None:
     fleet = Fleet(0.0)
     estimate = Estimate(state, fleet)
     fleet.succeeded(0.01, 10.0)
-    estimate.charge(50.0)
-    assert estimate.expected(0.0, fleet.grown) == 25.5
-    assert estimate.expected(60.0, fleet.grown_by(60.0)) == pytest.approx(1)
+    estimate.failed(50.0)
+    assert estimate.expected(0.0, fleet.grown, fleet.charge) == 25.5
+    assert estimate.expected(60.0, *fleet.units_at(60.0)) == pytest.approx(1)
     assert fleet.grown == 1
+
+
+def test_sparse_answers_are_remembered_longer_than_failures() -> None:
+    slow, failing = states(1, 1)
+    fleet, (one, two) = estimates_of("adaptive", [slow, failing], 0.0)
+    now = 0.0
+    for _ in range(60):  # a pick every ten seconds: a round takes twenty
+        now += 10.0
+        fleet.advance(now)
+        fleet.picked(now)
+        one.answered(fleet.succeeded(0.01, 10.0) * 3)
+    two.failed(50.0)
+    assert one.failing(fleet.grown, fleet.charge) == 0
+    assert two.failing(fleet.grown, fleet.charge) == 1
+    units = fleet.units_at(now + 20)
+    assert one.expected(now + 20, *units) > 2
+    assert two.expected(now + 20, *units) == pytest.approx(1, abs=0.01)
+
+
+def test_units_of_failures_are_renewed_alone() -> None:
+    (state,) = states(1)
+    fleet, (estimate,) = estimates_of("adaptive", [state], 0.0)
+    renewed = 0
+    for second in range(1, 400):
+        now = second * 10.0
+        before = fleet.charge
+        fleet.advance(now)
+        renewed += fleet.charge < before
+        fleet.picked(now)
+        estimate.failed(50.0)
+        assert 20 < estimate.expected(now, fleet.grown, fleet.charge) < 210
+    assert renewed > 10
+    assert fleet.grown > 1
+
+
+def test_failures_in_a_row_outweigh_a_long_good_past() -> None:
+    (state,) = states(1)
+    fleet, (estimate,) = estimates_of("adaptive", [state], 0.0)
+    for _ in range(100):
+        estimate.answered(fleet.succeeded(0.01, 10.0))
+    costs: list[float] = []
+    for _ in range(5):
+        estimate.failed(50.0)
+        costs.append(estimate.charged)
+    assert costs == [50, 150, 300, 500, 700]
+    estimate.answered(fleet.succeeded(0.01, 10.0))
+    estimate.failed(50.0)
+    assert estimate.charged == 750
+
+
+def test_of_sparse_answers_a_failure_leaves_few() -> None:
+    (state,) = states(1)
+    fleet, (estimate,) = estimates_of("adaptive", [state], 0.0)
+    for second in range(20):
+        fleet.advance(second * 10.0)
+        fleet.picked(second * 10.0)
+        estimate.answered(fleet.succeeded(0.01, 10.0))
+    assert fleet.is_sparse
+    assert estimate.count > 3 * fleet.grown
+    estimate.failed(50.0)
+    assert estimate.count == 2 * fleet.grown
+    assert estimate.expected(190.0, fleet.grown, fleet.charge) > 10
