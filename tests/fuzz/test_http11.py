@@ -6,7 +6,9 @@ follow, none follows. And however the bytes are cut, they mean the same.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import h11
 from httpcore import LocalProtocolError, RemoteProtocolError
@@ -30,8 +32,9 @@ class Meaning:
     may_follow: bool
 
 
-def ours(parts: list[bytes], method: bytes, ends: bool = False) -> Meaning:
+def ours(parts: list[bytes], method: bytes, ends: bool = False, seen: bytes = b"") -> Meaning:
     reader = ResponseReader()
+    reader._block = remembered(seen)
     reader.start(method, upgrade=False)
     refused = False
     try:
@@ -50,6 +53,15 @@ def ours(parts: list[bytes], method: bytes, ends: bool = False) -> Meaning:
         refused,
         reader.reusable and reader.state is State.DONE,
     )
+
+
+def remembered(data: bytes) -> Any:
+    """What a reader keeps in mind of a response."""
+    reader = ResponseReader()
+    reader.start(b"GET")
+    with suppress(RemoteProtocolError):
+        reader.feed(data)
+    return reader._block
 
 
 def theirs(data: bytes, method: bytes, ends: bool = False) -> Meaning:
@@ -196,11 +208,12 @@ def agree(data: bytes, method: bytes, ends: bool) -> None:
 
 
 def means_the_same(data: bytes, method: bytes, places: list[int]) -> None:
-    """Cut at those places, in ascending order, and byte by byte."""
+    """Cut at those places, in ascending order, and byte by byte; also when the head was there before."""
     whole = ours([data], method)
     parts = [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
     assert ours(parts, method) == whole
     assert ours([data[i : i + 1] for i in range(len(data))], method) == whole
+    assert ours([data], method, seen=data) == ours(parts, method, seen=data) == whole
 
 
 @thorough

@@ -14,6 +14,7 @@ from lbclient._async.http11 import (
     MAX_FIELDS,
     MAX_HEAD,
     MAX_INTERIM,
+    MAX_REMEMBERED_HEAD,
     Head,
     Lines,
     Outgoing,
@@ -226,6 +227,40 @@ def test_a_connection_reads_one_response_after_the_other() -> None:
     assert repr(reader) == "<ResponseReader DONE, 1 parts>"
     reader.feed(b"x")
     assert repr(reader) == "<ResponseReader DONE, 1 parts, not to be reused>"
+
+
+def test_a_head_that_was_there_before_means_what_it_means_to_this_request() -> None:
+    head = OK + b"Content-Length: 2\r\nX: y\r\n\r\n"
+    interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    for parts in cuts(interim + head + b"ok"):
+        reader = ResponseReader()
+        reader.start(b"HEAD")
+        reader.feed(head)
+        assert reader.state is State.DONE
+        reader.start(b"GET")
+        feed_all(reader, parts)
+        assert (reader.state, b"".join(reader.parts), reader.reusable) == (State.DONE, b"ok", True)
+        reader.start(b"CONNECT")
+        feed_all(reader, parts)
+        assert (reader.state, b"".join(reader.parts), reader.reusable) == (State.SWITCHED, b"ok", False)
+
+
+def test_what_is_done_to_the_headers_of_a_response_is_not_done_to_the_next() -> None:
+    reader = ResponseReader()
+    for _ in range(3):
+        reader.start(b"HEAD")
+        reader.feed(OK + TWO[:-2])
+        assert reader.head is not None
+        assert reader.head.headers == [(b"Content-Length", b"2")]
+        reader.head.headers.clear()
+
+
+@pytest.mark.parametrize(("pad", "kept"), [(0, True), (MAX_REMEMBERED_HEAD, False)])
+def test_long_heads_are_not_kept_with_an_idle_connection(pad: int, kept: bool) -> None:
+    reader = ResponseReader()
+    reader.start(b"HEAD")
+    reader.feed(OK + b"X: %b\r\n\r\n" % (b"x" * pad))
+    assert (reader._block is not None) is kept
 
 
 def test_tiny_chunks_that_come_together_are_one_part() -> None:
