@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lbclient.simulator import simulate
+from lbclient.simulator import Scenario, simulate
 from tests.simulator.fleet import Seen, play_for_real, stubs
 from tests.simulator.scaled import SCALED
 
@@ -21,14 +21,12 @@ CLIENTS = 5
 TELLING = 1.3  # a p99 of some thousand requests is known to a tenth; who is closer than this has no order
 AGREES = 0.25
 SINKHOLE = 0.0025
+RECOVERED = {"sinkhole": (3, 14.0), "stall": (3, 13.0)}  # which server, and when
 
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("scenario", SCALED.values(), ids=SCALED)
-def test_the_order_of_the_algorithms_is_that_of_the_simulator(scenario: object) -> None:
-    from lbclient.simulator import Scenario
-
-    assert isinstance(scenario, Scenario)
+def test_the_order_of_the_algorithms_is_that_of_the_simulator(scenario: Scenario) -> None:
     real: dict[str, Seen] = {}
     simulated: dict[str, tuple[float, float]] = {}
     for name in ALGORITHMS:
@@ -51,3 +49,20 @@ def test_the_order_of_the_algorithms_is_that_of_the_simulator(scenario: object) 
             assert real[other].p99 < real[one].p99, (other, one)
     assert real["adaptive"].p99 == pytest.approx(simulated["adaptive"][0], rel=AGREES)
     assert real["adaptive"].failed <= SINKHOLE
+    if scenario.name in RECOVERED:
+        first, half = recovery(real["adaptive"], *RECOVERED[scenario.name])
+        print(f"{scenario.name}: first answer after {first:.1f} s, half of its share after {half:.1f} s")
+        assert half - first <= 1.0
+
+
+def recovery(seen: Seen, server: int, at: float) -> tuple[float, float]:
+    """Seconds from a server's recovery to its first answer, and to the first second in which it gets half its share."""
+    answered = [began for began, good in seen.served[server] if good and began >= at]
+    everybody = [began for requests in seen.served for began, _ in requests if began >= at]
+    for begin in answered:
+        own, all_of_them = (
+            sum(begin <= one < begin + 1.0 for one in which) for which in (answered, everybody)
+        )
+        if own >= 0.5 * all_of_them / len(seen.served):
+            return answered[0] - at, begin - at
+    raise AssertionError(f"server {server} has not got half of its share since {at} s")
