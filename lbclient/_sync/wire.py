@@ -56,7 +56,10 @@ class Wire:
     @property
     def readable(self) -> bool:
         """Whether there is something to read, if only the end; the kernel is asked."""
-        return self.closed or bool(self._reading.poll(0))
+        try:
+            return self.closed or bool(self._reading.poll(0))
+        except RuntimeError:  # another thread waits for it
+            return False
 
     def send(self, data: bytes | memoryview) -> int:
         """Hand over what the kernel takes at once; how many bytes that was."""

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from lbclient._async.http11 import Lines, Outgoing
+from lbclient._async.network import CutOff
 from lbclient._async.socket_connection import SocketConnection
 from lbclient._async.wire import Wire
 from tests.conftest import MakeRawServer, SharedServers
@@ -353,6 +355,9 @@ async def test_what_was_switched_to_inside_tls_reads_and_writes_at_once(
 # The connection by itself
 
 
+GET = Outgoing(b"GET", b"/", Lines([(b"Host", b"a")]))
+
+
 class Pair:
     """A connection, and the other end of its socket."""
 
@@ -377,7 +382,7 @@ async def test_bytes_that_nobody_asked_for_and_a_request_that_is_not_whole_bar_t
     connection, peer = pair.connection, pair.peer
     with peer:
         peer.send(OK + b"surplus")
-        await connection.send(Outgoing(b"GET", b"/", Lines([(b"Host", b"a")])), httpx.ByteStream(b""), 1)
+        await connection.send(GET, httpx.ByteStream(b""), 1)
         assert (await connection.receive(1)).status == 200
         assert connection.take() == b"ok"
         assert not connection.reusable
@@ -390,7 +395,7 @@ async def test_what_came_before_the_request_answers_it_and_ends_the_connection()
     pair = Pair()
     with pair.peer:
         pair.peer.send(OK)
-        await pair.connection.send(Outgoing(b"GET", b"/", Lines([(b"Host", b"a")])), httpx.ByteStream(b""), 1)
+        await pair.connection.send(GET, httpx.ByteStream(b""), 1)
         assert (await pair.connection.receive(1)).status == 200
         assert pair.connection.take() == b"ok"
         assert not pair.connection.reusable
@@ -401,22 +406,56 @@ async def test_over_one_that_has_ended_nothing_is_sent() -> None:
     pair = Pair()
     pair.peer.close()
     with pytest.raises(httpcore.RemoteProtocolError, match="disconnected"):
-        await pair.connection.send(Outgoing(b"GET", b"/", Lines([(b"Host", b"a")])), httpx.ByteStream(b""), 1)
+        await pair.connection.send(GET, httpx.ByteStream(b""), 1)
     assert pair.connection.written == 0
     await pair.connection.aclose()
 
 
-@pytest.mark.parametrize("doing", ["reading", "writing"])
-async def test_closing_wakes_who_waits_and_says_by_whom(doing: str) -> None:
+def post(size: int, *headers: tuple[bytes, bytes]) -> Outgoing:
+    return Outgoing(b"POST", b"/", Lines([(b"Host", b"a"), (b"Content-Length", b"%d" % size), *headers]))
+
+
+async def test_a_head_and_a_body_that_the_kernel_takes_in_pieces() -> None:
     pair = Pair()
+    size = 100_000
+    request = post(size, (b"A", b"b" * 1_000_000))
+    left = len(request.head) + size
+
+    def read_all() -> None:
+        nonlocal left
+        while left:
+            left -= len(pair.peer.recv(65_536))
+            time.sleep(0.0005)
+        pair.peer.send(OK)
+
+    reading = threading.Thread(target=read_all)
+    with pair.peer:
+        reading.start()
+        await pair.connection.send(request, httpx.ByteStream(b"x" * size), 5)
+        assert (await pair.connection.receive(5)).status == 200
+        reading.join()
+        assert pair.connection.take() == b"ok"
+        assert pair.connection.reusable
+        await pair.connection.aclose()
+
+
+@pytest.mark.parametrize("cut", [None, "the grace period is over"])
+@pytest.mark.parametrize("doing", ["sending", "reading", "writing"])
+async def test_closing_wakes_who_waits_and_says_by_whom(doing: str, cut: str | None) -> None:
+    pair = Pair()
+    connection = pair.connection
     raised: list[Exception] = []
+    size = 10_000_000
 
     async def wait() -> None:
         try:
-            if doing == "reading":
-                await pair.connection.read(1, None)
+            if doing == "sending":
+                await connection.send(post(size), httpx.ByteStream(b"x" * size), None)
+                await connection.receive(None)
+            elif doing == "reading":
+                await connection.read(1, None)
             else:
-                await pair.connection.write(b"x" * 10_000_000, None)
+                await connection.write(b"x" * size, None)
         except httpcore.NetworkError as exc:
             raised.append(exc)
 
@@ -424,6 +463,42 @@ async def test_closing_wakes_who_waits_and_says_by_whom(doing: str) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             await anyio.sleep(0.05)
-            await pair.connection.aclose()
-    assert type(raised[0]) is (httpcore.ReadError if doing == "reading" else httpcore.WriteError)
-    assert "closed" in str(raised[0])
+            if cut is not None:
+                connection.cut(cut)
+            await connection.aclose()
+    if cut is not None:
+        assert isinstance(raised[0], CutOff)
+        assert cut in str(raised[0])
+    else:
+        assert type(raised[0]) is (httpcore.WriteError if doing == "writing" else httpcore.ReadError)
+        assert "closed" in str(raised[0])
+
+
+async def test_what_broke_before_the_first_request_is_not_written_to() -> None:
+    pair = Pair()
+    pair.peer.close()
+    await pair.connection.aclose()
+    pair.connection.drop()
+    for _ in range(2):
+        with pytest.raises(httpcore.RemoteProtocolError, match="disconnected"):
+            await pair.connection.send(GET, httpx.ByteStream(b""), 1)
+    assert pair.connection.dead
+
+
+async def test_nothing_more_is_read_or_sent_after_an_error_of_the_bodys() -> None:
+    pair = Pair()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        pair.peer.send(OK)
+        yield b"y"
+        raise ZeroDivisionError
+
+    with pair.peer:
+        await pair.connection.send(post(9), body(), 1)
+        assert (await pair.connection.receive(1)).status == 200
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                await pair.connection.all_sent()
+        assert not pair.connection.reusable
+        await pair.connection.aclose()

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from lbclient._async.http11 import Lines, Outgoing
 from lbclient._sync import blocking as anyio
+from lbclient._sync.network import CutOff
 from lbclient._sync.socket_connection import SocketConnection
 from lbclient._sync.wire import Wire
 from tests.conftest import MakeRawServer, SharedServers
@@ -352,6 +354,9 @@ def test_what_was_switched_to_inside_tls_reads_and_writes_at_once(
 # The connection by itself
 
 
+GET = Outgoing(b"GET", b"/", Lines([(b"Host", b"a")]))
+
+
 class Pair:
     """A connection, and the other end of its socket."""
 
@@ -376,7 +381,7 @@ def test_bytes_that_nobody_asked_for_and_a_request_that_is_not_whole_bar_the_nex
     connection, peer = pair.connection, pair.peer
     with peer:
         peer.send(OK + b"surplus")
-        connection.send(Outgoing(b"GET", b"/", Lines([(b"Host", b"a")])), httpx.ByteStream(b""), 1)
+        connection.send(GET, httpx.ByteStream(b""), 1)
         assert (connection.receive(1)).status == 200
         assert connection.take() == b"ok"
         assert not connection.reusable
@@ -389,7 +394,7 @@ def test_what_came_before_the_request_answers_it_and_ends_the_connection() -> No
     pair = Pair()
     with pair.peer:
         pair.peer.send(OK)
-        pair.connection.send(Outgoing(b"GET", b"/", Lines([(b"Host", b"a")])), httpx.ByteStream(b""), 1)
+        pair.connection.send(GET, httpx.ByteStream(b""), 1)
         assert (pair.connection.receive(1)).status == 200
         assert pair.connection.take() == b"ok"
         assert not pair.connection.reusable
@@ -400,22 +405,56 @@ def test_over_one_that_has_ended_nothing_is_sent() -> None:
     pair = Pair()
     pair.peer.close()
     with pytest.raises(httpcore.RemoteProtocolError, match="disconnected"):
-        pair.connection.send(Outgoing(b"GET", b"/", Lines([(b"Host", b"a")])), httpx.ByteStream(b""), 1)
+        pair.connection.send(GET, httpx.ByteStream(b""), 1)
     assert pair.connection.written == 0
     pair.connection.close()
 
 
-@pytest.mark.parametrize("doing", ["reading", "writing"])
-def test_closing_wakes_who_waits_and_says_by_whom(doing: str) -> None:
+def post(size: int, *headers: tuple[bytes, bytes]) -> Outgoing:
+    return Outgoing(b"POST", b"/", Lines([(b"Host", b"a"), (b"Content-Length", b"%d" % size), *headers]))
+
+
+def test_a_head_and_a_body_that_the_kernel_takes_in_pieces() -> None:
     pair = Pair()
+    size = 100_000
+    request = post(size, (b"A", b"b" * 1_000_000))
+    left = len(request.head) + size
+
+    def read_all() -> None:
+        nonlocal left
+        while left:
+            left -= len(pair.peer.recv(65_536))
+            time.sleep(0.0005)
+        pair.peer.send(OK)
+
+    reading = threading.Thread(target=read_all)
+    with pair.peer:
+        reading.start()
+        pair.connection.send(request, httpx.ByteStream(b"x" * size), 5)
+        assert (pair.connection.receive(5)).status == 200
+        reading.join()
+        assert pair.connection.take() == b"ok"
+        assert pair.connection.reusable
+        pair.connection.close()
+
+
+@pytest.mark.parametrize("cut", [None, "the grace period is over"])
+@pytest.mark.parametrize("doing", ["sending", "reading", "writing"])
+def test_closing_wakes_who_waits_and_says_by_whom(doing: str, cut: str | None) -> None:
+    pair = Pair()
+    connection = pair.connection
     raised: list[Exception] = []
+    size = 10_000_000
 
     def wait() -> None:
         try:
-            if doing == "reading":
-                pair.connection.read(1, None)
+            if doing == "sending":
+                connection.send(post(size), httpx.ByteStream(b"x" * size), None)
+                connection.receive(None)
+            elif doing == "reading":
+                connection.read(1, None)
             else:
-                pair.connection.write(b"x" * 10_000_000, None)
+                connection.write(b"x" * size, None)
         except httpcore.NetworkError as exc:
             raised.append(exc)
 
@@ -423,6 +462,42 @@ def test_closing_wakes_who_waits_and_says_by_whom(doing: str) -> None:
         with anyio.create_task_group() as group:
             group.start_soon(wait)
             anyio.sleep(0.05)
-            pair.connection.close()
-    assert type(raised[0]) is (httpcore.ReadError if doing == "reading" else httpcore.WriteError)
-    assert "closed" in str(raised[0])
+            if cut is not None:
+                connection.cut(cut)
+            connection.close()
+    if cut is not None:
+        assert isinstance(raised[0], CutOff)
+        assert cut in str(raised[0])
+    else:
+        assert type(raised[0]) is (httpcore.WriteError if doing == "writing" else httpcore.ReadError)
+        assert "closed" in str(raised[0])
+
+
+def test_what_broke_before_the_first_request_is_not_written_to() -> None:
+    pair = Pair()
+    pair.peer.close()
+    pair.connection.close()
+    pair.connection.drop()
+    for _ in range(2):
+        with pytest.raises(httpcore.RemoteProtocolError, match="disconnected"):
+            pair.connection.send(GET, httpx.ByteStream(b""), 1)
+    assert pair.connection.dead
+
+
+def test_nothing_more_is_read_or_sent_after_an_error_of_the_bodys() -> None:
+    pair = Pair()
+
+    def body() -> Iterator[bytes]:
+        yield b"x"
+        pair.peer.send(OK)
+        yield b"y"
+        raise ZeroDivisionError
+
+    with pair.peer:
+        pair.connection.send(post(9), body(), 1)
+        assert (pair.connection.receive(1)).status == 200
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                pair.connection.all_sent()
+        assert not pair.connection.reusable
+        pair.connection.close()
