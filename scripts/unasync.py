@@ -35,9 +35,10 @@ ASYNC_ONLY = {
     "prober",  # runs in an event loop of its own thread
     "probing",
     "sockets",
+    "turns",
     "wire",
 }
-BY_HAND = {"__init__", "blocking", "elsewhere", "engines", "loops", "probing", "sockets", "wire"}
+BY_HAND = {"__init__", "blocking", "elsewhere", "engines", "loops", "probing", "sockets", "turns", "wire"}
 
 SYNC = {
     # Words of the language

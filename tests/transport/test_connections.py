@@ -16,6 +16,7 @@ import pytest
 from lbclient import AsyncBalancedTransport, Backend, Connect
 from lbclient._async.connections import OPEN, Connections
 from lbclient._async.pool_io import PoolIO
+from lbclient._async.turns import new_turn
 from tests.conftest import MakeRawServer, SharedServers, StartServer
 from tests.servers import Connection, full_backlog
 from tests.servers.raw import after_request, reply, respond, stall
@@ -505,3 +506,16 @@ def test_a_second_event_loop_gets_connections_of_its_own(servers: SharedServers)
 
     assert [anyio.run(ask), anyio.run(ask), anyio.run(ask, backend="trio")] == [200, 200, 200]
     assert transport.pools["default"].status().backends[0].successes == 6
+
+
+async def test_a_turn_that_is_granted_when_the_wait_is_over_grants_nothing() -> None:
+    turn = new_turn()
+    with pytest.raises(TimeoutError):
+        await turn.wait(0.001)
+    turn.grant()
+
+
+async def test_a_turn_may_be_granted_before_it_is_waited_for() -> None:
+    turn = new_turn()
+    turn.grant()
+    await turn.wait(None)

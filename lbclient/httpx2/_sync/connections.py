@@ -27,6 +27,7 @@ from typing import Final, Literal, TypeAlias
 import httpcore2
 
 from lbclient._sync import blocking as anyio
+from lbclient._sync.turns import new_turn
 from lbclient.core.connect import Connect
 
 MOST_EXPIRED_AT_ONCE = 2  # closed by one request that gives back: it adds one, so the stack still shrinks
@@ -100,10 +101,10 @@ Taken: TypeAlias = "Connection | Literal[_Right.OPEN]"
 
 
 class _Waiter:
-    __slots__ = ("event", "got")
+    __slots__ = ("got", "turn")
 
     def __init__(self) -> None:
-        self.event = anyio.Event()
+        self.turn = new_turn()
         self.got: Taken | None = None
 
 
@@ -178,8 +179,7 @@ class Connections:
                 break  # while closing we could have missed what came free: only then look again
         self._sweep()
         try:
-            with anyio.fail_after(timeout):
-                waiter.event.wait()
+            waiter.turn.wait(timeout)
         except BaseException as exc:
             with self._lock:
                 self._waiters.pop(waiter, None)
@@ -320,7 +320,7 @@ class Connections:
                 waiter, _ = self._waiters.popitem(last=False)
                 taken.active = 1
                 waiter.got = taken
-                waiter.event.set()
+                waiter.turn.grant()
                 return doomed
             self._rest(taken, doomed)
         else:
@@ -396,7 +396,7 @@ class Connections:
                 return
             waiter, _ = self._waiters.popitem(last=False)
             waiter.got = got
-            waiter.event.set()
+            waiter.turn.grant()
 
     # Ending
 
@@ -406,7 +406,7 @@ class Connections:
             self.closed = self.ended = True
             while self._waiters:
                 waiter, _ = self._waiters.popitem(last=False)
-                waiter.event.set()
+                waiter.turn.grant()
             doomed = [*self._all, *self._abandoned]
             self._abandoned = []
             self._idle.clear()

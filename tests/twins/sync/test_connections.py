@@ -17,6 +17,7 @@ from lbclient import Backend, BalancedTransport, Connect
 from lbclient._sync import blocking as anyio
 from lbclient._sync.connections import OPEN, Connections
 from lbclient._sync.pool_io import PoolIO
+from lbclient._sync.turns import new_turn
 from tests.conftest import MakeRawServer, SharedServers, StartServer
 from tests.servers import Connection, full_backlog
 from tests.servers.raw import after_request, reply, respond, stall
@@ -461,3 +462,16 @@ def test_an_upgraded_connection_is_handed_over_with_what_came_behind_the_101(
 
 
 # Loops
+
+
+def test_a_turn_that_is_granted_when_the_wait_is_over_grants_nothing() -> None:
+    turn = new_turn()
+    with pytest.raises(TimeoutError):
+        turn.wait(0.001)
+    turn.grant()
+
+
+def test_a_turn_may_be_granted_before_it_is_waited_for() -> None:
+    turn = new_turn()
+    turn.grant()
+    turn.wait(None)
