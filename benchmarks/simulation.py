@@ -120,7 +120,7 @@ def print_table(known: Known) -> None:
                 counted = clients if clients in counts(name, algorithm) else counts(name, algorithm)[0]
                 own = ratios(known, name, algorithm, counted)
                 ratio, lost = mean(own), failed(known, name, algorithm, counted)
-                spread = f" ± {Figure.of(own).half:.2g}" if len(own) > 1 else ""
+                spread = f" ± {Figure.of(own).half:.2f}" if len(own) > 1 else ""
                 row.append(f"{ratio:.2f}{spread}" + (f" ({lost:.2%})" if lost > 0.00005 else ""))
                 if name not in SMALL and not math.isnan(ratio):
                     sums[algorithm].append(ratio)
