@@ -11,7 +11,10 @@ OTHERS = ("least_connections", "power_of_two_choices", "peak_ewma", "round_robin
 FAILED = 0.0015
 RATIO = 1.65
 ALIKE = 1.05  # what one seed can tell apart
-MISSED = {("antagonists-130", 100): 1.80, ("homogeneous-90", 100): 1.70}  # 1.73 at worst and 1.67 are measured
+MISSED = {
+    ("antagonists-130", 100): 1.80,
+    ("homogeneous-90", 100): 1.70,
+}  # 1.73 at worst and 1.67 are measured
 SKEWED = 10  # who sends so many times as many requests to where they fail has less to do for the others
 
 
