@@ -11,7 +11,7 @@ import httpcore
 import httpx
 
 from lbclient._async.connections import Connection
-from lbclient._async.http11 import Head, Outgoing, ResponseReader, State
+from lbclient._async.http11 import Head, Informed, Outgoing, ResponseReader, State
 from lbclient.core.facts import Header
 
 ONE_WRITE = 64 * 1024  # a body up to this size is copied behind its head: one system call, one segment
@@ -56,6 +56,10 @@ class HTTP11Connection(Connection):
     def trailers(self) -> list[Header]:
         """What followed the body of the last response."""
         return self._reader.trailers
+
+    def inform(self, of_informational: Informed | None) -> None:
+        """Whom to tell of the informational responses to the next request."""
+        self._reader.on_informational = of_informational
 
     def cut(self, reason: str) -> None:
         """See `Connection`."""

@@ -57,6 +57,7 @@ class NativeEngine(PooledEngine):
             if progress.claim is not None:
                 progress.claim()
             written, received = connection.written, connection.received
+            connection.inform(request.extensions.get("on_informational"))
             if events is None:
                 await connection.send(outgoing, progress.body, timeouts.get("write"))
                 head = await connection.receive(timeouts.get("read"))

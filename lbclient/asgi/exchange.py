@@ -7,15 +7,18 @@ what is under way at the backend at once, however silent that is.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
-import anyio
 import httpx
 
+from lbclient._async.loops import running_loop
 from lbclient._async.transport import AsyncBalancedTransport
+from lbclient.asgi.attendance import unless_the_client_leaves, while_the_client_is_there
 from lbclient.asgi.framing import NO_BODY, Framing, check_head, check_method, framing_of
 from lbclient.asgi.inbound import Inbound, parts_of, trailers_of
 from lbclient.asgi.incoming import Incoming, too_large
+from lbclient.asgi.informational import EARLY_HINT, answer_to
 from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
 from lbclient.asgi.types import Message, Receive, Scope, Send
@@ -44,7 +47,7 @@ async def exchange(
 
     async def sending(message: Message) -> None:
         nonlocal started
-        started = True
+        started = started or message["type"] != EARLY_HINT
         try:
             await send(message)
         except OSError as exc:  # how ASGI 2.4 says that nobody is there
@@ -65,7 +68,11 @@ async def exchange(
         incoming = Incoming(receive, framing, settings.max_body, settings.body_timeout)
         context = CLIENT.get()  # we tell the client's address and its cookies ourselves
         with on_behalf_of(None if context is None else context.deadline_only()):
-            await _while_the_client_is_there(incoming, _Relay(transport, inbound, incoming, framing, sending))
+            relay = _Relay(transport, inbound, incoming, framing, sending)
+            if framing == NO_BODY and isinstance(running_loop(), asyncio.AbstractEventLoop):
+                await unless_the_client_leaves(incoming, relay)
+            else:
+                await while_the_client_is_there(incoming, relay)
     except ClientGone:
         return
     except Exception as exc:
@@ -103,7 +110,7 @@ class _Relay:
         method: str = inbound.scope["method"]
         headers, stream = await self._body()
         request = inbound.request(method, headers, inbound.headers(), stream)
-        response = await self._transport.handle_async_request(request)
+        response = await answer_to(request, self._transport, inbound.scope, self._send)
         try:
             inbound.scope.setdefault("state", {})["lbclient"] = response.extensions["lbclient"]
             self._incoming.want()
@@ -151,26 +158,6 @@ class _Relay:
         await send({"type": "http.response.body", "body": last, "more_body": False})
         if carries_trailers:
             await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
-
-
-async def _while_the_client_is_there(incoming: Incoming, relay: _Relay) -> None:
-    """Carry an exchange out; when the client leaves, cancel it.
-
-    Raises:
-        ClientGone: It has left.
-    """
-    failed: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(incoming.listen, tasks.cancel_scope)
-        try:
-            await relay()
-        except Exception as exc:  # noqa: BLE001  # raised below, and not as a group
-            failed = exc
-        tasks.cancel_scope.cancel()
-    if incoming.gone:
-        raise ClientGone
-    if failed is not None:
-        raise failed
 
 
 def _length(headers: list[Header], method: str, status: int) -> int | None:

@@ -18,9 +18,9 @@ from pathlib import Path
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from lbclient.asgi.types import App
+from lbclient.asgi.types import App, Scope
 from lbclient.sidecar.listeners import Address, ListenerSection
-from lbclient.sidecar.protocol import Protocol
+from lbclient.sidecar.protocol import Protocol, Refused
 
 logger = logging.getLogger("lbclient.sidecar")
 
@@ -34,14 +34,16 @@ class Listener:
     Args:
         section: The address and its options.
         app: Who serves.
+        refused: Told of requests that `app` does not see; None for nobody.
 
     Raises:
         OSError: The address cannot be listened to; the message says which.
     """
 
-    def __init__(self, section: ListenerSection, app: App) -> None:
+    def __init__(self, section: ListenerSection, app: App, refused: Refused | None = None) -> None:
         self.section = section
         self._app = app
+        self._refused = _nobody if refused is None else refused
         self._fingerprint = _fingerprint(section)
         self._socket = bound(section.bind, section.backlog)
         self._acceptors: list[_Acceptor] = []
@@ -70,7 +72,9 @@ class Listener:
 
     async def start(self) -> None:
         """Accept from now on."""
-        self._acceptors.append(await _Acceptor.begin(self.section, self._app, self._socket.dup()))
+        self._acceptors.append(
+            await _Acceptor.begin(self.section, self._app, self._refused, self._socket.dup())
+        )
 
     async def reconfigure(self, section: ListenerSection) -> bool:
         """Accept with other options from now on. Whether there was something to do.
@@ -127,7 +131,9 @@ class _Acceptor:
         self.state = state
 
     @classmethod
-    async def begin(cls, section: ListenerSection, app: App, listening: socket.socket) -> _Acceptor:
+    async def begin(
+        cls, section: ListenerSection, app: App, refused: Refused, listening: socket.socket
+    ) -> _Acceptor:
         config = Config(
             app,
             http=Protocol,
@@ -148,7 +154,7 @@ class _Acceptor:
         context = None if section.tls is None else section.tls.build()
 
         def connected() -> asyncio.Protocol:
-            return Protocol(config=config, server_state=state, app_state={}, _loop=loop)
+            return Protocol(refused=refused, config=config, server_state=state, app_state={}, _loop=loop)
 
         server = await loop.create_server(
             connected,
@@ -192,6 +198,10 @@ class _Acceptor:
             connection.transport.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
         return len(tasks)
+
+
+def _nobody(scope: Scope, status: int, sent: int) -> None:
+    """Who is not told."""
 
 
 def _fingerprint(section: ListenerSection) -> bytes:

@@ -179,7 +179,7 @@ class Sidecar:
         try:
             for section in configuration.listeners:
                 if section.bind not in self._listeners:
-                    opened.listeners[section.bind] = Listener(section, self.traffic)
+                    opened.listeners[section.bind] = Listener(section, self.traffic, self.traffic.refused)
             for other in configuration.l4:
                 if (other.protocol, other.bind) not in self._l4:
                     opened.l4[other.protocol, other.bind] = L4Listener(other)

@@ -282,6 +282,20 @@ class Traffic:
             if not generation.active and self._before:
                 await self._forget()
 
+    def refused(self, scope: Scope, status: int, sent: int) -> None:
+        """A request that the server did not let through to us.
+
+        Args:
+            scope: As much as is known of it.
+            status: What it was answered with; 0 when it was not.
+            sent: Bytes of the answer's body.
+        """
+        generation = self.generation
+        source = generation.configuration.proxy.client_from
+        served = Served(scope, generation.trust, source, status, sent, 0.0, None)
+        for observer in self.observers:
+            observer(served)
+
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     """Nothing comes in by HTTP."""

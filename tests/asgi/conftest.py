@@ -1,6 +1,7 @@
 """Fixtures of the ASGI tests."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -84,6 +85,13 @@ def answer_or_not(connection: Connection) -> None:
                 b"3\r\nabc\r\n0\r\nX-Sum: 294\r\nSet-Cookie: no\r\n\r\n"
             )
             continue
+        if b"/raw/hints" in request:
+            connection.send(
+                b"HTTP/1.1 102 Processing\r\n\r\n"
+                b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n"
+            )
+            time.sleep(0.05)  # most often they come by themselves
+            connection.send(b"HTTP/1.1 103 Early Hints\r\nlink: </b.js>\r\n\r\n")
         connection.respond()
     else:
         _mirror(connection)

@@ -149,6 +149,21 @@ def test_trailers(hosted: Callable[[Kind], Hosted]) -> None:
         assert http.get("/raw/trailers").text == "abc", "over HTTP/1.1 the rest arrives all the same"
 
 
+def test_early_hints(hosted: Callable[[Kind], Hosted]) -> None:
+    host = hosted("hypercorn")
+    with H2(host.port) as client:
+        came = client.ask(pseudo(path="/raw/hints"))
+    hints = [event for event in came if isinstance(event, h2.events.InformationalResponseReceived)]
+    assert [dict(hint.headers or ())[b"link"] for hint in hints] == [b"</a.css>; rel=preload", b"</b.js>"]
+    assert status_of(came) == "200"
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "granian"])
+def test_a_server_that_takes_no_hints_gets_the_answer(hosted: Callable[[Kind], Hosted], kind: Kind) -> None:
+    reply = ask(hosted(kind).port, b"GET /raw/hints HTTP/1.1\r\nhost: h\r\n\r\n")
+    assert (reply.status, reply.whole) == (200, True)
+
+
 def test_http2_that_would_be_two_things_in_http1(hosted: Callable[[Kind], Hosted]) -> None:
     """Vectors h2-authority-vs-host (there the authority goes on, here nothing does), h2-bad-method, h2-bad-path."""
     host = hosted("hypercorn")

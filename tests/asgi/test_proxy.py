@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -198,6 +202,36 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_frees_the_backend(
         client.say(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nabc")
         assert backend.wait_until(lambda server: server.received.endswith(b"abc"))
     assert backend.wait_until(lambda server: server.open == 0, within=1.0)
+
+
+def test_a_client_that_vanishes_while_the_backend_reads_nothing_frees_it(
+    serve: Serve, raw_server: MakeRawServer
+) -> None:
+    over = threading.Event()
+
+    def unwilling(connection: Connection) -> None:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        over.wait(20)
+
+    proxy = ReverseProxy([raw_server(unwilling).url])
+    host = serve(proxy)
+    (backend,) = proxy.transport.pools.values()
+    try:
+        with RawClient(host.port) as client:
+            client.say(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 1000000000\r\n\r\n")
+            client.socket.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    client.say(b"x" * 65536)
+            assert backend.status().backends[0].in_flight == 1
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        deadline = time.monotonic() + 10
+        while backend.status().backends[0].in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert backend.status().backends[0].in_flight == 0
+        assert backend.status().backends[0].failures == 0
+    finally:
+        over.set()
 
 
 def test_bodies_are_limited(serve: Serve, servers: SharedServers, parser: str) -> None:

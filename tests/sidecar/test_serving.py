@@ -20,7 +20,8 @@ from lbclient.cli import main
 from lbclient.sidecar import protocol
 from lbclient.sidecar.document import ConfigurationError
 from lbclient.sidecar.sidecar import Sidecar
-from tests.conftest import SharedServers
+from tests.asgi.conftest import answer_or_not
+from tests.conftest import MakeRawServer, SharedServers
 from tests.servers import CertFiles, free_port
 from tests.sidecar.running import Process, one_pool, running, written
 
@@ -217,6 +218,71 @@ async def test_the_access_log_goes_to_standard_output(
         await client.get("/whoami")
         await asyncio.sleep(0.5)
         assert '"GET /whoami HTTP/1.1" 200 ' in capsys.readouterr().out
+
+
+async def test_what_the_server_refuses_itself_is_in_the_access_log_too(
+    servers: SharedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_WITHIN", 0.5)
+    (one,) = servers("uvicorn", 1)
+    path = written(tmp_path / "s.yaml", pools=one_pool([one.url]), access_log={"path": "access.log"})
+    ok = b"GET /whoami HTTP/1.1\r\nhost: a\r\n\r\n"
+    async with running(path) as (sidecar, _, admin):
+        address = sidecar.listeners[0].address
+        for said in (
+            b"nonsense\r\n\r\n",
+            b"GET /cut?a HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n",
+            b"GET /large HTTP/1.1\r\nhost: a\r\nx-large: " + b"a" * 100_000,
+            b"GET /late HTTP/1.1\r\nhost:",
+            ok + b"\x00\r\n\r\n",
+        ):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(said)
+            await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+        metrics = (await admin.get("/metrics")).text
+    lines = [line.split(" ", 2)[2] for line in (tmp_path / "access.log").read_text().splitlines()]
+    refused = [line for line in lines if "/whoami" not in line]
+    assert [line.rsplit(" ", 4)[0] for line in refused] == [
+        '"- - HTTP/1.1" 400',
+        '"GET /cut?a HTTP/1.1" 400',
+        '"GET /large HTTP/1.1" 431',
+        '"GET /late HTTP/1.1" 0',
+        '"- - HTTP/1.1" 400',
+    ]
+    assert 'lbclient_sidecar_requests_total{pool="",status="400"} 3.0' in metrics
+
+
+async def test_more_connections_than_allowed_are_in_the_access_log_too(
+    servers: SharedServers, tmp_path: Path
+) -> None:
+    (one,) = servers("uvicorn", 1)
+    listeners = [{"bind": "127.0.0.1:0", "max_connections": 1}]
+    path = written(
+        tmp_path / "s.yaml", listeners=listeners, pools=one_pool([one.url]), access_log={"path": "access.log"}
+    )
+    async with running(path) as (_, client, _):
+        assert (await client.get("/whoami")).status_code == 503
+    assert '"GET /whoami HTTP/1.1" 503 19 ' in (tmp_path / "access.log").read_text()
+
+
+async def test_informational_responses_reach_the_client(raw_server: MakeRawServer, tmp_path: Path) -> None:
+    server = raw_server(answer_or_not)
+    async with running(written(tmp_path / "s.yaml", pools=one_pool([server.url]))) as (sidecar, _, _):
+        address = sidecar.listeners[0].address
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        for version, expected in (
+            (b"1.1", [b"102 Processing", b"103 Early Hints", b"103 Early Hints", b"200 OK"]),
+            (b"1.0", [b"200 OK"]),
+        ):
+            writer.write(b"GET /raw/hints HTTP/%s\r\nhost: a\r\nconnection: keep-alive\r\n\r\n" % version)
+            heads = [await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10) for _ in expected]
+            assert [head.split(b"\r\n")[0][9:] for head in heads] == expected
+            if len(heads) > 1:
+                assert heads[1].split(b"\r\n", 1)[1] == b"link: </a.css>; rel=preload\r\n\r\n"
+            length = int(heads[-1].lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+        writer.close()
 
 
 async def test_a_head_that_is_too_large_is_refused(servers: SharedServers, tmp_path: Path) -> None:

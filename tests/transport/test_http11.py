@@ -388,6 +388,15 @@ def test_after_a_failure_nothing_is_read() -> None:
     assert reader.head is None
 
 
+def test_informational_responses_are_told_of() -> None:
+    reader, told = ResponseReader(), list[tuple[int, list[tuple[bytes, bytes]]]]()
+    reader.on_informational = lambda status, headers: told.append((status, headers))
+    reader.start(b"GET", upgrade=True)
+    reader.feed(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 103 Early Hints\r\nLi")
+    reader.feed(b"nk: <a>\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n")
+    assert told == [(102, []), (103, [(b"Link", b"<a>")])]
+
+
 @pytest.mark.parametrize("just", ["head", "fields", "line", "interim"])
 def test_the_limits_are_where_they_are_said_to_be(just: str) -> None:
     data = {

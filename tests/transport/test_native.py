@@ -75,6 +75,25 @@ async def parts(*each: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
+async def test_informational_responses_come_before_the_response(raw_server: MakeRawServer) -> None:
+    def hint(connection: Connection) -> None:
+        while connection.read_request():
+            connection.send(b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n")
+            connection.send(OK)
+
+    server = raw_server(hint)
+    told: list[tuple[int, list[tuple[bytes, bytes]]]] = []
+
+    def tell(status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        told.append((status, headers))
+
+    async with client(server.url) as http:
+        assert (await http.get("/", extensions={"on_informational": tell})).text == "ok"
+        assert told == [(103, [(b"Link", b"<a>")])]
+        assert (await http.get("/")).text == "ok"
+        assert len(told) == 1, "the next request of the connection has not asked"
+
+
 # While a request is sent
 
 

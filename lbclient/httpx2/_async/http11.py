@@ -46,6 +46,9 @@ from httpcore2 import LocalProtocolError, RemoteProtocolError
 
 from lbclient.core.facts import Header
 
+Informed: TypeAlias = Callable[[int, list[Header]], None]
+"""Who is told of informational responses, by status and headers; may not raise."""
+
 MAX_HEAD = 100 * 1024  # bytes, as in httpcore2
 MAX_REMEMBERED_HEAD = 4096  # bytes
 MAX_FIELDS = 1000
@@ -280,6 +283,8 @@ class ResponseReader:
         parts: Of its body (after a switch: of what the other side says), until the caller takes them.
         trailers: What followed a chunked body.
         reusable: Whether the connection may carry another request, as far as responses tell.
+        on_informational: Called with status and headers of each response that comes before the final one (1xx, less
+            100 and 101); None for nobody.
     """
 
     __slots__ = (
@@ -292,6 +297,7 @@ class ResponseReader:
         "_scanned",
         "_upgrade",
         "head",
+        "on_informational",
         "parts",
         "reusable",
         "state",
@@ -305,6 +311,7 @@ class ResponseReader:
         self.trailers: list[Header] = []
         self.reusable = True
         self._block: _Block | None = None  # the last head that was no interim one
+        self.on_informational: Informed | None = None
         self._held = b""  # an incomplete head, chunk line or line of trailers
         self._scanned = 0  # how much of it has been looked at
         self._left = 0  # of a sized body or of a chunk; see _read_chunks
@@ -404,6 +411,8 @@ class ResponseReader:
                 raise RemoteProtocolError(f"more than {MAX_INTERIM} interim responses")
             if length is not None or coding:
                 self.reusable = False  # it has no body, and somebody thought that it had one
+            if self.on_informational is not None and status != 100:
+                self.on_informational(status, headers)
             return position
         if not keep:
             self.reusable = False

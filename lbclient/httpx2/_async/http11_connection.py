@@ -13,7 +13,7 @@ import httpx2
 
 from lbclient.core.facts import Header
 from lbclient.httpx2._async.connections import Connection
-from lbclient.httpx2._async.http11 import Head, Outgoing, ResponseReader, State
+from lbclient.httpx2._async.http11 import Head, Informed, Outgoing, ResponseReader, State
 
 ONE_WRITE = 64 * 1024  # a body up to this size is copied behind its head: one system call, one segment
 REFUSES_FROM = 300  # a final status that makes the rest of the request pointless (RFC 9112, 9.5)
@@ -57,6 +57,10 @@ class HTTP11Connection(Connection):
     def trailers(self) -> list[Header]:
         """What followed the body of the last response."""
         return self._reader.trailers
+
+    def inform(self, of_informational: Informed | None) -> None:
+        """Whom to tell of the informational responses to the next request."""
+        self._reader.on_informational = of_informational
 
     def cut(self, reason: str) -> None:
         """See `Connection`."""

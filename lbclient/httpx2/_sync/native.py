@@ -58,6 +58,7 @@ class NativeEngine(PooledEngine):
             if progress.claim is not None:
                 progress.claim()
             written, received = connection.written, connection.received
+            connection.inform(request.extensions.get("on_informational"))
             if events is None:
                 connection.send(outgoing, progress.body, timeouts.get("write"))
                 head = connection.receive(timeouts.get("read"))
