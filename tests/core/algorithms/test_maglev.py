@@ -9,7 +9,7 @@ from lbclient.algorithms import Maglev
 from lbclient.core.algorithms.maglev import maglev_table
 from tests.core.algorithms.backends import states
 
-pytest.importorskip("xxhash")
+xxhash = pytest.importorskip("xxhash")
 
 
 def test_every_backend_has_as_many_slots_as_its_weight_says() -> None:
@@ -17,6 +17,24 @@ def test_every_backend_has_as_many_slots_as_its_weight_says() -> None:
     counts = Counter(table.owners)
     for owner, weight in enumerate((1, 2, 5)):
         assert counts[owner] == pytest.approx(65_537 * weight / 8, rel=0.001)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 251, 1009])
+@pytest.mark.parametrize("count", [1, 2, 7, 300])
+def test_every_backend_claims_its_next_free_slot_in_turn(size: int, count: int) -> None:
+    """Against the paper's words (Eisenbud et al., figure 1): for alike weights, whole permutations, one turn each."""
+    names = tuple(f"10.0.0.{n}:80" for n in range(count))
+    owners: dict[int, int] = {}
+    preferences = []
+    for name in sorted(names):
+        offset = xxhash.xxh64_intdigest(name.encode(), 0) % size
+        skip = xxhash.xxh64_intdigest(name.encode(), 1) % (size - 1) + 1
+        preferences.append((names.index(name), iter([(offset + n * skip) % size for n in range(size)])))
+    while len(owners) < size:
+        for index, slots in preferences:
+            if len(owners) < size:
+                owners[next(slot for slot in slots if slot not in owners)] = index
+    assert list(maglev_table(names, (1.0,) * count, size).owners) == [owners[slot] for slot in range(size)]
 
 
 def test_the_table_does_not_depend_on_the_declared_order() -> None:
