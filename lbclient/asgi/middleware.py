@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, overload
 
 from lbclient.asgi.facts import facts_of
 from lbclient.asgi.forwarding import client_of
@@ -30,7 +30,33 @@ class BalancerMiddleware:
         ValueError, TypeError: An argument is out of its range; or there are conditions next to routes.
     """
 
+    # Two overloads: Starlette gives the app by position, and **proxy_options could hold an "app" besides.
+    @overload
     def __init__(
+        self,
+        app: App,
+        /,
+        target: Target,
+        *,
+        path: str | None = None,
+        host: str | None = None,
+        methods: Collection[str] | None = None,
+        **proxy_options: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        app: App,
+        target: Target,
+        path: str | None = None,
+        host: str | None = None,
+        methods: Collection[str] | None = None,
+        **proxy_options: Any,
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]  # an "app" among the options, which is what the overloads are about
         self,
         app: App,
         target: Target,

@@ -11,9 +11,11 @@ import hashlib
 import logging
 import os
 import socket
+import ssl
 import stat
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -28,6 +30,29 @@ HANDSHAKE_WITHIN = 10.0  # seconds, for TLS
 LOOK_EVERY = 0.02  # seconds
 
 
+class Options(NamedTuple):
+    """What a listener accepts by.
+
+    Attributes:
+        section: As it is configured.
+        fingerprint: Of its certificates.
+        context: Made of them; None without TLS.
+    """
+
+    section: ListenerSection
+    fingerprint: bytes
+    context: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, section: ListenerSection) -> Options:
+        """By what the files hold at this moment.
+
+        Raises:
+            OSError, ValueError: They cannot be used.
+        """
+        return cls(section, _fingerprint(section), None if section.tls is None else section.tls.build())
+
+
 class Listener:
     """One address, and the connections that came in there.
 
@@ -38,13 +63,13 @@ class Listener:
 
     Raises:
         OSError: The address cannot be listened to; the message says which.
+        ValueError: Its certificates cannot be used.
     """
 
     def __init__(self, section: ListenerSection, app: App, refused: Refused | None = None) -> None:
-        self.section = section
+        self._options = Options.of(section)
         self._app = app
         self._refused = _nobody if refused is None else refused
-        self._fingerprint = _fingerprint(section)
         self._socket = bound(section.bind, section.backlog)
         self._acceptors: list[_Acceptor] = []
         self._retiring: set[asyncio.Task[None]] = set()
@@ -55,6 +80,11 @@ class Listener:
     def __str__(self) -> str:
         scheme = "http" if self.section.tls is None else "https"
         return f"{scheme} on {self.address}"
+
+    @property
+    def section(self) -> ListenerSection:
+        """The address and its options."""
+        return self._options.section
 
     @property
     def address(self) -> Address:
@@ -73,26 +103,31 @@ class Listener:
     async def start(self) -> None:
         """Accept from now on."""
         self._acceptors.append(
-            await _Acceptor.begin(self.section, self._app, self._refused, self._socket.dup())
+            await _Acceptor.begin(self._options, self._app, self._refused, self._socket.dup())
         )
 
-    async def reconfigure(self, section: ListenerSection) -> bool:
-        """Accept with other options from now on. Whether there was something to do.
+    def differing(self, section: ListenerSection) -> Options | None:
+        """The options that `section` means, if they are others than those it accepts by.
 
         Args:
             section: Of the same address. When the section is the same, its certificate may be another one.
+
+        Raises:
+            OSError, ValueError: Its certificates cannot be used.
         """
-        fingerprint = _fingerprint(section)
-        if (section, fingerprint) == (self.section, self._fingerprint):
-            return False
+        if (section, _fingerprint(section)) == self._options[:2]:
+            return None
+        return Options.of(section)
+
+    async def reconfigure(self, options: Options) -> None:
+        """Accept by other options from now on."""
         before = self._acceptors[-1]
-        self.section, self._fingerprint = section, fingerprint
+        self._options = options
         await self.start()
         before.stop_accepting()
         task = asyncio.create_task(self._forget(before))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-        return True
 
     async def _forget(self, acceptor: _Acceptor) -> None:
         await acceptor.empty()
@@ -131,9 +166,8 @@ class _Acceptor:
         self.state = state
 
     @classmethod
-    async def begin(
-        cls, section: ListenerSection, app: App, refused: Refused, listening: socket.socket
-    ) -> _Acceptor:
+    async def begin(cls, options: Options, app: App, refused: Refused, listening: socket.socket) -> _Acceptor:
+        section, context = options.section, options.context
         config = Config(
             app,
             http=Protocol,
@@ -151,7 +185,6 @@ class _Acceptor:
         config.load()
         state = ServerState()
         loop = asyncio.get_running_loop()
-        context = None if section.tls is None else section.tls.build()
 
         def connected() -> asyncio.Protocol:
             return Protocol(refused=refused, config=config, server_state=state, app_state={}, _loop=loop)

@@ -14,7 +14,7 @@ from lbclient.sidecar.configuration import AccessLogSection, Configuration, read
 from lbclient.sidecar.happenings import Happenings
 from lbclient.sidecar.layer4 import L4Listener
 from lbclient.sidecar.listeners import Address, ListenerSection
-from lbclient.sidecar.listening import LOOK_EVERY, Listener
+from lbclient.sidecar.listening import LOOK_EVERY, Listener, Options
 from lbclient.sidecar.metrics import registry_of
 from lbclient.sidecar.operations import Operations
 from lbclient.sidecar.requests import AccessLog, Decisions
@@ -29,9 +29,10 @@ _Layer4: TypeAlias = tuple[str, Address]
 
 @dataclass
 class _Opened:
-    """Listeners that have their addresses and do not accept yet."""
+    """Listeners that have their addresses and do not accept yet, and other options for those that do."""
 
     listeners: dict[Address, Listener] = field(default_factory=dict[Address, Listener])
+    changes: dict[Address, Options] = field(default_factory=dict[Address, Options])
     l4: dict[_Layer4, L4Listener] = field(default_factory=dict[_Layer4, L4Listener])
     admin: Listener | None = None
 
@@ -174,11 +175,15 @@ class Sidecar:
     # Listeners
 
     def _open_new(self, configuration: Configuration) -> _Opened:
-        """Bind what is new, before anything else is done: an address that is taken ends a reload without a trace."""
+        """Bind what is new and read certificates, before anything else is done: what fails here leaves no trace."""
         opened = _Opened()
         try:
             for section in configuration.listeners:
-                if section.bind not in self._listeners:
+                known = self._listeners.get(section.bind)
+                if known is not None:
+                    if (options := known.differing(section)) is not None:
+                        opened.changes[section.bind] = options
+                else:
                     opened.listeners[section.bind] = Listener(section, self.traffic, self.traffic.refused)
             for other in configuration.l4:
                 if (other.protocol, other.bind) not in self._l4:
@@ -195,13 +200,14 @@ class Sidecar:
         wanted = {section.bind: section for section in configuration.listeners}
         for bind in self._listeners.keys() - wanted.keys():
             self._end(self._listeners.pop(bind))
-        for bind, section in wanted.items():
+        for bind in wanted:
             known = self._listeners.get(bind)
             if known is None:
                 known = self._listeners[bind] = opened.listeners[bind]
                 await known.start()
                 logger.info("serves %s", known)
-            elif await known.reconfigure(section):
+            elif bind in opened.changes:
+                await known.reconfigure(opened.changes[bind])
                 logger.info("serves %s with other options, or another certificate", known)
         await self._forward(configuration, opened)
         if self._admin is not None and (configuration.admin is None or opened.admin is not None):

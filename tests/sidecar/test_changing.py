@@ -17,7 +17,7 @@ import pytest
 import trustme
 import yaml
 
-from lbclient.sidecar import traffic
+from lbclient.sidecar import listening, traffic
 from tests.conftest import SharedServers
 from tests.faults.load import until
 from tests.servers import CertFiles, free_port
@@ -225,6 +225,27 @@ async def test_listeners_come_and_go(servers: SharedServers, tmp_path: Path) -> 
                     break
 
 
+async def test_a_drain_ends_as_it_was_asked_to_through_a_reload(
+    servers: SharedServers, tmp_path: Path
+) -> None:
+    one, two = servers("uvicorn", 2)
+    path = written(tmp_path / "s.yaml", pools=one_pool([one.url, two.url], algorithm="first"))
+    async with running(path) as (sidecar, client, admin):
+        async with client.stream("GET", "/stream?chunks=200&delay=0.1") as response:
+            drain = {"url": one.url, "grace": 1}
+            assert (await admin.post("/pools/api/drain", json=drain)).status_code == 202
+            edit(path, pools=one_pool([one.url, two.url], algorithm="round_robin"))
+            assert await sidecar.reload()
+            assert {(await client.get("/whoami")).text for _ in range(4)} == {two.name}
+            with anyio.fail_after(10), pytest.raises(httpx.RemoteProtocolError):
+                await response.aread()
+        await until(lambda: sidecar.operations.newest[0].state == "done")
+        assert sidecar.operations.newest[0].report["closed"] == 1
+        states = {one.url: one for one in sidecar.traffic.pools["api"].status().backends}
+        assert states[one.url].admin == "disabled"
+        assert {(await client.get("/whoami")).text for _ in range(4)} == {two.name}
+
+
 # What a reload refuses
 
 
@@ -234,7 +255,7 @@ async def test_listeners_come_and_go(servers: SharedServers, tmp_path: Path) -> 
 async def test_a_file_that_cannot_be_served_changes_nothing(
     servers: SharedServers, tmp_path: Path, changes: Any
 ) -> None:
-    (one,) = servers("uvicorn", 1)
+    one, other = servers("uvicorn", 2)
     path = written(tmp_path / "s.yaml", pools=one_pool([one.url]))
     with anyio.fail_after(30):
         async with running(path) as (sidecar, client, admin):
@@ -242,7 +263,7 @@ async def test_a_file_that_cannot_be_served_changes_nothing(
             if changes == {"listeners": "taken"}:
                 changes = {"listeners": [f"127.0.0.1:{free_port()}", str(sidecar.admin.address)]}
             before = path.read_text()
-            edit(path, **changes)
+            edit(path, pools=one_pool([other.url]), **changes)
             answer = await admin.post("/reload", json={})
             assert answer.status_code == 409
             trouble = (await admin.get("/status")).json()["configuration"]["trouble"]
@@ -253,6 +274,27 @@ async def test_a_file_that_cannot_be_served_changes_nothing(
             replace(path, before)
             assert await sidecar.reload()
             assert sidecar.trouble == ""
+
+
+async def test_a_listener_that_cannot_take_its_certificate_leaves_the_routes_alone(
+    servers: SharedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = servers("uvicorn", 2)
+    address = f"127.0.0.1:{free_port()}"
+    path = written(tmp_path / "s.yaml", pools=one_pool([one.url]), listeners=[address])
+    async with running(path) as (sidecar, client, admin):
+
+        def unreadable(_: object) -> listening.Options:
+            raise OSError("the certificate was moved away between two looks")
+
+        monkeypatch.setattr(listening.Options, "of", unreadable)
+        edit(path, pools=one_pool([other.url]), listeners=[{"bind": address, "keep_alive": 5}])
+        answer = await admin.post("/reload", json={})
+        assert (answer.status_code, "moved away" in answer.json()["error"]) == (409, True)
+        assert (await client.get("/whoami")).text == one.name
+        monkeypatch.undo()
+        assert await sidecar.reload()
+        assert (await client.get("/whoami")).text == other.name
 
 
 async def test_a_pool_that_is_being_swapped_keeps_its_options(servers: SharedServers, tmp_path: Path) -> None:
