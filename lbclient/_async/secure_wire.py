@@ -155,6 +155,10 @@ class SecureWire:
         """See `Wire`."""
         await self.below.until_writable(timeout, or_readable)
 
+    async def checkpoint(self) -> None:
+        """See `Wire`."""
+        await self.below.checkpoint()
+
     def close(self) -> None:
         """See `Wire`."""
         self.below.close()

@@ -86,6 +86,10 @@ class Wire:
         """
         await self._wait(_until_either if or_readable else _trio().lowlevel.wait_writable, timeout)
 
+    async def checkpoint(self) -> None:
+        """Give way to others, and to a cancellation: whoever sends without waiting does so in between."""
+        await _trio().lowlevel.checkpoint()
+
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]], timeout: float | None) -> None:
         trio = _trio()
         if self.closed:

@@ -120,6 +120,10 @@ class Wire:
         finally:
             self._leave()
 
+    def checkpoint(self) -> None:
+        """Give way to a cancellation: whoever sends without waiting does so in between."""
+        block(_nothing, None, self.interrupt)
+
     def _enter(self) -> None:
         with self._lock:
             if self.closed:
@@ -154,3 +158,7 @@ class Wire:
         """Close the socket in this process, without a shutdown, which a parent would feel, and without the lock."""
         self.closed = True
         self.sock.close()
+
+
+def _nothing(timeout: float | None) -> None:
+    pass

@@ -148,6 +148,7 @@ class SocketConnection(HTTP11Connection):
             self._sending = False
             self._sent = True
         else:
+            await self.wire.checkpoint()
             data = await self._next_part(self._body)
             self._listen()
             if self._sending and data:

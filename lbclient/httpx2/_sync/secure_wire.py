@@ -156,6 +156,10 @@ class SecureWire:
         """See `Wire`."""
         self.below.until_writable(timeout, or_readable)
 
+    def checkpoint(self) -> None:
+        """See `Wire`."""
+        self.below.checkpoint()
+
     def close(self) -> None:
         """See `Wire`."""
         self.below.close()

@@ -148,6 +148,7 @@ class SocketConnection(HTTP11Connection):
             self._sending = False
             self._sent = True
         else:
+            self.wire.checkpoint()
             data = self._next_part(self._body)
             self._listen()
             if self._sending and data:

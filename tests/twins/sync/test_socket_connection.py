@@ -410,6 +410,34 @@ def test_over_one_that_has_ended_nothing_is_sent() -> None:
     pair.connection.close()
 
 
+def test_a_write_that_fails_is_told_of_by_what_is_read() -> None:
+    pair = Pair()
+    connection = pair.connection
+    with pair.peer:
+        pair.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        connection.send(GET, httpx.ByteStream(b""), 1)
+        connection.receive(1)
+        pair.peer.recv(1000)
+        pair.peer.send(TOO_LARGE)
+    connection.send(post(3), httpx.ByteStream(b"abc"), 1)
+    assert (connection.receive(1)).status == 413
+    assert connection.take() == b"no"
+    assert not connection.reusable
+    connection.close()
+
+
+def test_a_body_that_a_server_takes_as_fast_as_it_comes_can_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    monkeypatch.setattr(Wire, "send", lambda self, data: len(data))
+    with pair.peer, anyio.move_on_after(0.05) as scope:
+        pair.connection.send(post(1 << 50), endless(), None)
+    assert scope.cancelled_caught
+    assert not pair.connection.reusable
+    pair.connection.close()
+
+
 def post(size: int, *headers: tuple[bytes, bytes]) -> Outgoing:
     return Outgoing(b"POST", b"/", Lines([(b"Host", b"a"), (b"Content-Length", b"%d" % size), *headers]))
 
