@@ -156,6 +156,20 @@ async def test_a_request_that_has_not_been_sent_whole_bars_the_next_one() -> Non
     assert not may_be_used_again(connection)
 
 
+async def test_what_is_no_http_ends_the_sending_of_a_body_with_an_error_and_no_cancellation() -> None:
+    connection, _ = on_a_wire()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        await anyio.sleep_forever()
+
+    asyncio.get_running_loop().call_later(0.01, connection.data_received, b"nonsense\r\n")
+    lines = Lines([(b"Host", b"a"), (b"Transfer-Encoding", b"chunked")])
+    await connection.send(Outgoing(b"POST", b"/", lines), body(), None)
+    with pytest.raises(httpcore.RemoteProtocolError):
+        await connection.receive(1)
+
+
 async def test_what_the_kernel_still_has_is_looked_at_when_a_write_fails() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)

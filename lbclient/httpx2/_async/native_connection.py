@@ -302,7 +302,7 @@ class NativeConnection(HTTP11Connection, asyncio.Protocol):
             with anyio.CancelScope(shield=True):  # whose body it is may clean up before the request has ended
                 await asyncio.wait([sender])
             raise
-        if sender.done():
+        if sender.done() and not sender.cancelled():  # or the connection has ended, and `receive` says why
             sender.result()
 
     async def _send_parts(

@@ -38,7 +38,7 @@ class SocketConnection(HTTP11Connection):
         wire: What it goes over; None until it is connected.
     """
 
-    __slots__ = ("_body", "_outgoing", "_pending", "_sending", "_write_timeout", "wire")
+    __slots__ = ("_body", "_outgoing", "_pending", "_reset", "_sending", "_write_timeout", "wire")
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,6 +47,7 @@ class SocketConnection(HTTP11Connection):
         self._pending = memoryview(b"")  # of the request: what the kernel has not taken yet
         self._body: Iterator[bytes] | None = None  # what follows that
         self._outgoing: Outgoing
+        self._reset: OSError | None = None
         self._write_timeout: float | None = None
 
     # What the owner of the connections asks
@@ -175,8 +176,8 @@ class SocketConnection(HTTP11Connection):
             return
         try:
             taken = self.wire.send(data)
-        except OSError:
-            self._stop_sending()
+        except OSError as exc:
+            self._write_failed(exc)
         else:
             if taken < len(data):
                 self._pending = memoryview(data)[taken:]
@@ -188,8 +189,8 @@ class SocketConnection(HTTP11Connection):
                 self._pending = self._pending[taken:]
                 if not self._pending:
                     break
-        except OSError:
-            self._stop_sending()
+        except OSError as exc:
+            self._write_failed(exc)
 
     def _listen(self) -> None:
         """Take in what the server has said meanwhile, if only that it has had enough."""
@@ -202,6 +203,13 @@ class SocketConnection(HTTP11Connection):
                 self._take_in(data)
         if self._refused or self._over:
             self._stop_sending()
+
+    def _write_failed(self, exc: OSError) -> None:
+        self._stop_sending()
+        if isinstance(
+            exc, ConnectionResetError
+        ):  # which the kernel says once: what is read from now on ends quietly
+            self._reset = exc
 
     def _stop_sending(self) -> None:
         self._sending = False
@@ -249,6 +257,8 @@ class SocketConnection(HTTP11Connection):
             self._over = True
             if self._cut is not None or self.wire.closed:
                 self._error = self._broken(None)
+            elif self._reset is not None and self._reader.head is None:
+                self._error = self._broken(self._reset)
             else:
                 self._reader.end()
         except httpcore2.RemoteProtocolError as exc:
