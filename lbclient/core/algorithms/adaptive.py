@@ -30,8 +30,8 @@ that follow four times: what has been good for long, and fails now, is failing.
 
 **Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + 0.8 W ** -0.5`: of many that are
 noise, the least is too good to be true. A backend that was not picked for `k` rounds pays `(1 + 0.02 k) ** -0.5` of
-what its answers cost, so that whoever joins is not doubted for ever. Who failed lately is not doubted as well: that is
-paid for already, and where all fail now and then nobody would come back.
+what its answers cost, so that nobody is doubted for ever. One that joins or comes back is not doubted for 50 rounds;
+nor is whoever failed lately, because that is paid for already, and where all fail now and then nobody would come back.
 
 **Curiosity.** With traffic one request at a time nothing is in flight when a pick is made, and whoever is a hair
 better than the mean would keep all of it. So of what successes cost, a backend that was not picked for `k` rounds (as
@@ -249,7 +249,7 @@ class AdaptivePicker:
                 cost = total / count
             else:
                 cost = total / count
-                if doubt and not estimate.pace:
+                if doubt and turn >= estimate.welcome and not estimate.pace:
                     cost += cost * doubt * count**-0.5
             busy: float = state.in_flight
             if busy:

@@ -25,6 +25,7 @@ MEANS_REMEMBERED = 10.0  # tau, in mean latencies: slow pools forget slowly
 ROUNDS_REMEMBERED = 4.0  # picks of each backend: what sparse traffic is remembered for
 LONGEST_TAU = 120.0  # seconds: no longer because of that
 PAUSE_SHARE = 0.05  # of the newest pause between picks in their mean
+WELCOME_ROUNDS = 50  # picks of each backend during which one that joins, or was away, is not doubted
 TRUSTED = 2.0  # answers: where they are sparse, no more of the past count when a backend fails
 MOST_IN_A_ROW = 4.0  # what a failure costs more after others, without an answer in between
 FIRST_COUNTS = 1 / 16  # the first answer of all, in the mean: it pays for connecting, and for cold caches
@@ -155,6 +156,7 @@ class Estimate:
         failures: How many of them were failures.
         in_a_row: Failures since its last answer.
         turn: When it was last picked, in picks of the fleet.
+        welcome: Until when it is not doubted, in the same.
         reported: What the server said last that it has in flight.
         reported_at: When.
         share: How likely it takes part in a pick, when it has not got its share lately.
@@ -178,6 +180,7 @@ class Estimate:
         "state",
         "total",
         "turn",
+        "welcome",
     )
 
     def __init__(self, state: BackendState, fleet: Fleet) -> None:
@@ -187,6 +190,7 @@ class Estimate:
         self.charged = self.charges = self.failures = 0.0
         self.in_a_row = 0.0
         self.turn = fleet.turn
+        self.welcome = 0
         self.share = 1.0
         self.reported = 0.0
         self.reported_at = -math.inf
@@ -274,5 +278,7 @@ def estimates_of(name: str, backends: list[BackendState], now: float) -> tuple[F
             estimate.join(fleet)
         else:
             estimate = state.memory[name] = Estimate(state, fleet)
+        if fleet.turn and estimate.count < fleet.grown:
+            estimate.welcome = fleet.turn + WELCOME_ROUNDS * len(backends)
         estimates.append(estimate)
     return fleet, estimates

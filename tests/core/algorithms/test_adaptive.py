@@ -414,6 +414,23 @@ def test_a_light_backend_gets_half_to_twice_its_share(weights: tuple[float, floa
     assert 0.5 * fair <= served[A] <= 2 * fair
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_who_joins_or_was_away_where_requests_overlap_is_not_doubted_at_first(seed: int) -> None:
+    rng = random.Random(seed)
+    pool, clock = pool_of(*(f"http://h{n}:1" for n in range(10)), seed=seed)
+
+    def serve(url: str) -> tuple[float, int]:
+        return rng.expovariate(100), 200
+
+    busily(pool, clock, 3000, 0.01, serve)
+    pool.add(A)
+    assert busily(pool, clock, 1100, 0.01, serve)[A] > 15  # of 100; without it less than 5
+    pool.begin_drain(A)
+    busily(pool, clock, 3000, 0.01, serve)
+    pool.enable(A)
+    assert busily(pool, clock, 1100, 0.01, serve)[A] > 15
+
+
 def test_slow_start_holds_a_new_backend_back() -> None:
     pool, clock = pool_of(slow_start=60.0)
     clock.advance(100)
