@@ -67,12 +67,14 @@ async def exchange(
             raise too_large(settings.max_body)
         incoming = Incoming(receive, framing, settings.max_body, settings.body_timeout)
         context = CLIENT.get()  # we tell the client's address and its cookies ourselves
-        with on_behalf_of(None if context is None else context.deadline_only()):
-            relay = _Relay(transport, inbound, incoming, framing, sending)
-            if framing == NO_BODY and isinstance(running_loop(), asyncio.AbstractEventLoop):
-                await unless_the_client_leaves(incoming, relay)
-            else:
-                await while_the_client_is_there(incoming, relay)
+        relay = _Relay(transport, inbound, incoming, framing, sending)
+        fast = framing == NO_BODY and isinstance(running_loop(), asyncio.AbstractEventLoop)
+        attended = unless_the_client_leaves if fast else while_the_client_is_there
+        if context is None:
+            await attended(incoming, relay)
+        else:
+            with on_behalf_of(context.deadline_only()):
+                await attended(incoming, relay)
     except ClientGone:
         return
     except Exception as exc:

@@ -26,12 +26,11 @@ _REQUEST_ONLY = frozenset({b"content-length", b"expect", b"host"})
 
 def end_to_end(headers: Sequence[Header]) -> list[Header]:
     """What of a message's headers is for its recipient, in order, names in lower case as ASGI wants them."""
-    named = _named_by_connection(headers)
-    return [
-        (lower, value)
-        for name, value in headers
-        if (lower := name.lower()) not in HOP_BY_HOP and lower not in named
-    ]
+    kept = [(lower, value) for name, value in headers if (lower := name.lower()) not in HOP_BY_HOP]
+    if len(kept) == len(headers):
+        return kept
+    named = _tokens([value for name, value in headers if name.lower() == b"connection"])
+    return [header for header in kept if header[0] not in named]
 
 
 def request_headers(headers: Sequence[Header]) -> list[Header]:
@@ -63,10 +62,6 @@ def via(version: str, pseudonym: str) -> Header:
 
 def _is_ours(name: bytes) -> bool:
     return name in HOP_BY_HOP or name in _REQUEST_ONLY or name == b"via"
-
-
-def _named_by_connection(headers: Sequence[Header]) -> frozenset[bytes]:
-    return _tokens(value for name, value in headers if name.lower() == b"connection")
 
 
 def _tokens(values: Iterable[bytes]) -> frozenset[bytes]:
