@@ -43,7 +43,7 @@ class Incoming(httpx.AsyncByteStream):
         self._held = 0
         self._size = 0
         self._ended = False
-        # Events are made where somebody waits: most requests have no body, and each event costs 4 us.
+        # Events are made where somebody waits: most requests have no body.
         self._something: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self._wanted = anyio.Event() if framing.expects_continue else None
