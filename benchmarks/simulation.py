@@ -28,10 +28,8 @@ FILE = Path(__file__).parent / "simulation.json"
 HELD_OUT_FILE = FILE.with_name("simulation-held-out.json")
 SEEDS, HELD_OUT = (1, 2, 3), (11, 12, 13)
 REAL = ("adaptive", "least_connections", "power_of_two_choices", "peak_ewma", "round_robin", "random")
-ASKING = (
-    "prequal",
-    "c3",
-)  # they ask the servers what no client can: one seed is enough to see where they stand
+# Those ask the servers what no client can: one seed is enough to see where they stand.
+ASKING = ("prequal", "c3")
 ALGORITHMS = (*REAL, *ASKING)
 CLIENTS = (1, 10, 100)
 SMALL: dict[str, tuple[int, ...]] = {
@@ -67,6 +65,12 @@ def counts(name: str, algorithm: str) -> tuple[int, ...]:
     """Of clients. Rotation and lots do the same whatever their number: one of them will do."""
     found = SMALL.get(name, CLIENTS)
     return found[:1] if algorithm in ("round_robin", "random") else found
+
+
+def counted_as(name: str, algorithm: str, clients: int) -> int:
+    """The number of clients that says what `clients` would."""
+    found = counts(name, algorithm)
+    return clients if clients in found else found[0]
 
 
 def key(cell: Cell) -> str:
@@ -117,7 +121,7 @@ def print_table(known: Known) -> None:
         for clients in SMALL.get(name, CLIENTS):
             row = []
             for algorithm in ALGORITHMS:
-                counted = clients if clients in counts(name, algorithm) else counts(name, algorithm)[0]
+                counted = counted_as(name, algorithm, clients)
                 own = ratios(known, name, algorithm, counted)
                 ratio, lost = mean(own), failed(known, name, algorithm, counted)
                 spread = f" ± {Figure.of(own).half:.2f}" if len(own) > 1 else ""
@@ -134,7 +138,7 @@ def losses(known: Known) -> Iterator[str]:
         for clients in SMALL.get(name, CLIENTS):
             own = ratios(known, name, "adaptive", clients)
             for algorithm in REAL[1:]:
-                counted = clients if clients in counts(name, algorithm) else counts(name, algorithm)[0]
+                counted = counted_as(name, algorithm, clients)
                 other = ratios(known, name, algorithm, counted)
                 if not own or len(own) != len(other):
                     continue

@@ -227,10 +227,10 @@ def _lbclient(
         if scene.workload.connections is not None:
             most = scene.workload.connections
             how |= {"max_connections": most, "max_idle": most, "keepalive_expiry": KEPT}
-        urls, options_ = list(scene.urls), {"connect": Connect(**how), **options}
+        urls, all_options = list(scene.urls), {"connect": Connect(**how), **options}
         if blocking:
-            return httpx.Client(transport=BalancedTransport(urls, **options_)), LOGICAL_URL
-        return httpx.AsyncClient(transport=AsyncBalancedTransport(urls, **options_)), LOGICAL_URL
+            return httpx.Client(transport=BalancedTransport(urls, **all_options)), LOGICAL_URL
+        return httpx.AsyncClient(transport=AsyncBalancedTransport(urls, **all_options)), LOGICAL_URL
 
     return make
 

@@ -110,7 +110,6 @@ class HTTP11Connection(Connection):
     async def send_body(self, outgoing: Outgoing, stream: Any, timeout: float | None) -> None:
         """The second half of `send`. When the response begins first, the rest is sent while that is read."""
 
-    @abstractmethod
     async def receive(self, timeout: float | None) -> Head:
         """The head of the response.
 
@@ -122,6 +121,10 @@ class HTTP11Connection(Connection):
             httpcore.RemoteProtocolError: It was closed by the server, or what came is no HTTP/1.1.
             httpcore.ReadTimeout: Nothing came.
         """
+        reader = self._reader
+        while (head := reader.head) is None:
+            await self.more(timeout)
+        return head
 
     @abstractmethod
     async def more(self, timeout: float | None) -> None:
@@ -140,9 +143,20 @@ class HTTP11Connection(Connection):
 
     # After 101 or CONNECT
 
-    @abstractmethod
     async def read(self, max_bytes: int, timeout: float | None) -> bytes:
         """Bytes of the other protocol; none at the end."""
+        while not self._reader.parts:
+            if self._over and self._error is None:
+                return b""
+            await self.more(timeout)
+        data = self.take()
+        if len(data) > max_bytes:
+            self._put_back(data[max_bytes:])
+        return data[:max_bytes]
+
+    def _put_back(self, data: bytes) -> None:
+        """What was taken and not used."""
+        self._reader.parts.append(data)
 
     @abstractmethod
     async def write(self, data: bytes, timeout: float | None) -> None:

@@ -14,6 +14,7 @@ from lbclient._async.connections import OPEN, Connections
 from lbclient._async.engine import Progress
 from lbclient._async.native import NativeEngine, watched
 from lbclient._async.native_connection import NativeConnection
+from lbclient._async.network import way_to
 from lbclient._async.patience import Patience, Starved
 from lbclient._async.retarget import Target
 from lbclient._async.tracing import Events
@@ -59,15 +60,12 @@ class AsyncioEngine(NativeEngine):
     ) -> None:
         connect = self._connect
         loop = asyncio.get_running_loop()
-        info: dict[str, Any] = {"timeout": patience.left, "socket_options": connect.socket_options}
+        local = connect.local_address
+        name, _, info = way_to(backend, None, patience.left, local, connect.socket_options)
         connecting: Callable[[], Awaitable[Any]]
         if backend.uds is not None:
-            name, info = "connection.connect_unix_socket", {"path": backend.uds, **info}
             connecting = partial(loop.create_unix_connection, lambda: connection, backend.uds)
         else:
-            local = connect.local_address
-            where = {"host": backend.hostname, "port": backend.port, "local_address": local}
-            name, info = "connection.connect_tcp", {**where, **info}
             # One address after the other: `happy_eyeballs_delay` leaks sockets when it is cancelled.
             connecting = partial(
                 loop.create_connection,

@@ -31,7 +31,7 @@ import anyio
 import httpcore
 import httpx
 
-from lbclient._async.http11 import Head, Outgoing, State
+from lbclient._async.http11 import Outgoing, State
 from lbclient._async.http11_connection import (
     CLOSED,
     ONE_WRITE,
@@ -379,16 +379,6 @@ class NativeConnection(HTTP11Connection, asyncio.Protocol):
 
     # Receiving
 
-    async def receive(self, timeout: float | None) -> Head:
-        """See `HTTP11Connection`."""
-        reader = self._reader
-        while (head := reader.head) is None:
-            if self._error is not None:
-                raise self._error
-            if not await self._wait(timeout):
-                raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s")
-        return head
-
     async def more(self, timeout: float | None) -> None:
         """See `HTTP11Connection`."""
         if self._error is not None:
@@ -408,18 +398,9 @@ class NativeConnection(HTTP11Connection, asyncio.Protocol):
 
     # After 101 or CONNECT
 
-    async def read(self, max_bytes: int, timeout: float | None) -> bytes:
-        """See `HTTP11Connection`."""
-        parts = self._reader.parts
-        while not parts:
-            if self._over and self._error is None:
-                return b""
-            await self.more(timeout)
-        data = self.take()
-        if len(data) > max_bytes:
-            parts.append(data[max_bytes:])
-            self._unread = len(data) - max_bytes
-        return data[:max_bytes]
+    def _put_back(self, data: bytes) -> None:
+        super()._put_back(data)
+        self._unread = len(data)
 
     async def write(self, data: bytes, timeout: float | None) -> None:
         """See `HTTP11Connection`."""

@@ -20,7 +20,7 @@ from typing import Any, cast
 import httpcore
 import httpx
 
-from lbclient._async.http11 import Head, Outgoing
+from lbclient._async.http11 import Outgoing
 from lbclient._async.http11_connection import CLOSED, ONE_WRITE, HTTP11Connection, framed
 from lbclient._async.network import CutOff
 from lbclient._async.secure_wire import SecureWire
@@ -205,10 +205,8 @@ class SocketConnection(HTTP11Connection):
 
     def _write_failed(self, exc: OSError) -> None:
         self._stop_sending()
-        if isinstance(
-            exc, ConnectionResetError
-        ):  # which the kernel says once: what is read from now on ends quietly
-            self._reset = exc
+        if isinstance(exc, ConnectionResetError):
+            self._reset = exc  # the kernel says so once: what is read from now on ends quietly
 
     def _stop_sending(self) -> None:
         self._sending = False
@@ -223,13 +221,6 @@ class SocketConnection(HTTP11Connection):
             raise self._error
 
     # Receiving
-
-    async def receive(self, timeout: float | None) -> Head:
-        """See `HTTP11Connection`."""
-        reader = self._reader
-        while (head := reader.head) is None:
-            await self.more(timeout)
-        return head
 
     async def more(self, timeout: float | None) -> None:
         """See `HTTP11Connection`."""
@@ -276,18 +267,6 @@ class SocketConnection(HTTP11Connection):
         return httpcore.ReadError(str(exc) or type(exc).__name__)
 
     # After 101 or CONNECT
-
-    async def read(self, max_bytes: int, timeout: float | None) -> bytes:
-        """See `HTTP11Connection`."""
-        parts = self._reader.parts
-        while not parts:
-            if self._over and self._error is None:
-                return b""
-            await self.more(timeout)
-        data = self.take()
-        if len(data) > max_bytes:
-            parts.append(data[max_bytes:])
-        return data[:max_bytes]
 
     async def write(self, data: bytes, timeout: float | None) -> None:
         """See `HTTP11Connection`."""

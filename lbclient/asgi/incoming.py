@@ -68,10 +68,10 @@ class Incoming(httpx.AsyncByteStream):
             self._take(message.get("body", b""), message.get("more_body", False))
             while self._held >= READ_AHEAD:
                 self._room = room = anyio.Event()
-                with anyio.move_on_after(LOOK_EVERY if self._held < MOST_AHEAD else None):
+                with anyio.move_on_after(LOOK_EVERY if self._held < MOST_AHEAD else None) as waiting:
                     await room.wait()
-                    continue
-                break
+                if waiting.cancelled_caught:
+                    break
 
     def want(self) -> None:
         """Listen from now on."""

@@ -85,9 +85,8 @@ class Protocol(HttpToolsProtocol):
     def _inform(self, scope: Any, status: int, headers: list[Header]) -> None:
         cycle = self.cycle
         ready = cycle.scope is scope and not cycle.response_started and not cycle.disconnected
-        if (
-            ready and scope["http_version"] == "1.1"
-        ):  # and no request that was sent without waiting for answers
+        # `ready` also says that it is no request that was sent without waiting for answers.
+        if ready and scope["http_version"] == "1.1":
             lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
             self.transport.write(b"".join(lines))
 

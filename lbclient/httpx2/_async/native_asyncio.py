@@ -17,6 +17,7 @@ from lbclient.httpx2._async.connections import OPEN, Connections
 from lbclient.httpx2._async.engine import Progress
 from lbclient.httpx2._async.native import NativeEngine, watched
 from lbclient.httpx2._async.native_connection import NativeConnection
+from lbclient.httpx2._async.network import way_to
 from lbclient.httpx2._async.patience import Patience, Starved
 from lbclient.httpx2._async.retarget import Target
 from lbclient.httpx2._async.tracing import Events
@@ -60,15 +61,12 @@ class AsyncioEngine(NativeEngine):
     ) -> None:
         connect = self._connect
         loop = asyncio.get_running_loop()
-        info: dict[str, Any] = {"timeout": patience.left, "socket_options": connect.socket_options}
+        local = connect.local_address
+        name, _, info = way_to(backend, None, patience.left, local, connect.socket_options)
         connecting: Callable[[], Awaitable[Any]]
         if backend.uds is not None:
-            name, info = "connection.connect_unix_socket", {"path": backend.uds, **info}
             connecting = partial(loop.create_unix_connection, lambda: connection, backend.uds)
         else:
-            local = connect.local_address
-            where = {"host": backend.hostname, "port": backend.port, "local_address": local}
-            name, info = "connection.connect_tcp", {**where, **info}
             # One address after the other: `happy_eyeballs_delay` leaks sockets when it is cancelled.
             connecting = partial(
                 loop.create_connection,

@@ -21,7 +21,7 @@ from typing import Any, cast
 import httpcore2
 import httpx2
 
-from lbclient.httpx2._async.http11 import Head, Outgoing
+from lbclient.httpx2._async.http11 import Outgoing
 from lbclient.httpx2._sync.http11_connection import CLOSED, ONE_WRITE, HTTP11Connection, framed
 from lbclient.httpx2._sync.network import CutOff
 from lbclient.httpx2._sync.secure_wire import SecureWire
@@ -206,10 +206,8 @@ class SocketConnection(HTTP11Connection):
 
     def _write_failed(self, exc: OSError) -> None:
         self._stop_sending()
-        if isinstance(
-            exc, ConnectionResetError
-        ):  # which the kernel says once: what is read from now on ends quietly
-            self._reset = exc
+        if isinstance(exc, ConnectionResetError):
+            self._reset = exc  # the kernel says so once: what is read from now on ends quietly
 
     def _stop_sending(self) -> None:
         self._sending = False
@@ -224,13 +222,6 @@ class SocketConnection(HTTP11Connection):
             raise self._error
 
     # Receiving
-
-    def receive(self, timeout: float | None) -> Head:
-        """See `HTTP11Connection`."""
-        reader = self._reader
-        while (head := reader.head) is None:
-            self.more(timeout)
-        return head
 
     def more(self, timeout: float | None) -> None:
         """See `HTTP11Connection`."""
@@ -277,18 +268,6 @@ class SocketConnection(HTTP11Connection):
         return httpcore2.ReadError(str(exc) or type(exc).__name__)
 
     # After 101 or CONNECT
-
-    def read(self, max_bytes: int, timeout: float | None) -> bytes:
-        """See `HTTP11Connection`."""
-        parts = self._reader.parts
-        while not parts:
-            if self._over and self._error is None:
-                return b""
-            self.more(timeout)
-        data = self.take()
-        if len(data) > max_bytes:
-            parts.append(data[max_bytes:])
-        return data[:max_bytes]
 
     def write(self, data: bytes, timeout: float | None) -> None:
         """See `HTTP11Connection`."""
