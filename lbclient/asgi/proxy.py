@@ -12,6 +12,7 @@ from lbclient.asgi.exchange import exchange
 from lbclient.asgi.forwarding import ClientFrom
 from lbclient.asgi.settings import DEFAULT_TIMEOUT, Settings
 from lbclient.asgi.types import Receive, Scope, Send
+from lbclient.core.checks import check_flag
 from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
@@ -91,7 +92,7 @@ class ReverseProxy:
         )
         if preserve_host is not None:
             pool_options["preserve_host"] = preserve_host
-        self._strip_root_path = strip_root_path
+        self._strip_root_path = check_flag("strip_root_path", strip_root_path)
         self._owns_transport = not isinstance(target, AsyncBalancedTransport)
         if isinstance(target, AsyncBalancedTransport):
             if pool_options:

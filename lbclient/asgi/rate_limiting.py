@@ -21,7 +21,7 @@ from lbclient.asgi.forwarding import ClientFrom, Trust, client_of
 from lbclient.asgi.lifespan import around_lifespan
 from lbclient.asgi.refusals import STARTS, Refusal, refuse
 from lbclient.asgi.types import App, Message, Receive, Scope, Send
-from lbclient.core.checks import check_methods, check_whole
+from lbclient.core.checks import check_flag, check_methods, check_whole
 from lbclient.core.facts import Facts, Header, KeyLike, KeyReader, key_reader
 from lbclient.core.patterns import Pattern, checked_path, path_pattern
 
@@ -128,8 +128,8 @@ class RateLimitMiddleware:
             raise TypeError(f"limits is {limits!r}; write RateLimit(...), or a list of them")
         self._trust = Trust(trusted)
         self._client_from: ClientFrom = client_from
-        self._headers = headers
-        self._fail_open = fail_open
+        self._headers = check_flag("headers", headers)
+        self._fail_open = check_flag("fail_open", fail_open)
         self._failing = False
         shared = _store(store)
         # throttled-py has no public way to close a store.

@@ -10,7 +10,7 @@ from typing import get_args
 import httpx
 
 from lbclient.asgi.forwarding import ClientFrom, Trust
-from lbclient.core.checks import check_number, check_whole
+from lbclient.core.checks import check_flag, check_number, check_whole
 
 DEFAULT_TIMEOUT = httpx.Timeout(60.0, connect=5.0, pool=5.0)
 _PSEUDONYM = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[0-9]+)?")  # RFC 9110, 7.6.3
@@ -45,6 +45,8 @@ class Settings:
             raise ValueError(f"client_from is {self.client_from!r}; write {names}")
         if self.via is not None and not (isinstance(self.via, str) and _PSEUDONYM.fullmatch(self.via)):
             raise ValueError(f"via is {self.via!r}; write a name such as 'edge-1', or None for no Via")
+        for name in ("forwarded", "rewrite_location", "rewrite_cookies"):
+            check_flag(name, getattr(self, name))
         if self.max_body is not None:
             check_whole("max_body", self.max_body, at_least=0)
         for name in ("body_timeout", "deadline", "ping_interval"):

@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from lbclient.core.algorithms.rendezvous import RendezvousLots
-from lbclient.core.checks import check_number, check_whole
+from lbclient.core.checks import check_flag, check_number, check_whole
 from lbclient.core.cookies import (
     COOKIE_NAME,
     COOKIE_PATH,
@@ -119,6 +119,7 @@ class CookieAffinity:
             check_number("max_age", self.max_age, above=0)
         if self.secure is not None and not isinstance(self.secure, bool):
             raise TypeError(f"secure is {self.secure!r}; write True, False, or None for: on https")
+        check_flag("sticky_while_draining", self.sticky_while_draining)
         if self.samesite not in get_args(SameSite):
             raise ValueError(f"samesite is {self.samesite!r}; write 'strict', 'lax' or 'none'")
         if self.samesite == "none" and self.secure is False:
@@ -192,6 +193,7 @@ class AppCookieAffinity:
         _check_text("name", self.name, COOKIE_NAME, "a cookie name such as 'JSESSIONID'")
         check_number("ttl", self.ttl, above=0)
         check_whole("size", self.size, at_least=1)
+        check_flag("sticky_while_draining", self.sticky_while_draining)
         object.__setattr__(self, "_sessions", Sessions(self.ttl, self.size))
 
     @property

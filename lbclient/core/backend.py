@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from lbclient.core.checks import check_flag
 from lbclient.core.health import Health
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -67,6 +68,7 @@ class Backend:
             raise ValueError(
                 f"priority of {self.url} is {self.priority!r}; write an integer >= 0, 0 is used first"
             )
+        check_flag(f"draining of {self.url}", self.draining)
         put(self, "metadata", MappingProxyType(dict(self.metadata or {})))
 
     @property

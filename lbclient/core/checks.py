@@ -54,6 +54,17 @@ def check_whole(name: str, value: object, *, at_least: int, at_most: int | None 
     return value
 
 
+def check_flag(name: str, value: object) -> bool:
+    """`value`, if it is True or False: the string "false" is neither, and would count as true.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; write True or False")
+    return value
+
+
 def check_peer(peer: object) -> None:
     """`peer` is (index, count): which of `count` clients this one is, from 0.
 

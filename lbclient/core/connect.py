@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from lbclient.core.checks import check_number, check_whole
+from lbclient.core.checks import check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -55,6 +55,8 @@ class Connect:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
+        check_flag("http1", self.http1)
+        check_flag("http2", self.http2)
         if not self.http1 and not self.http2:
             raise ValueError("http1 and http2 are both False; at least one has to be True")
         if self.max_connections is not None:

@@ -49,7 +49,7 @@ from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
 
-from lbclient.core.checks import check_fraction, check_number, check_whole
+from lbclient.core.checks import check_flag, check_fraction, check_number, check_whole
 
 _NEVER = math.inf
 _NOT_FAILURES = frozenset({501, 505})  # "not implemented" and "version not supported" are about the request
@@ -127,6 +127,7 @@ class PassiveHealth:
         check_number("base_ejection", self.base_ejection, above=0)
         check_number("max_ejection", self.max_ejection, above=0)
         check_fraction("max_ejected", self.max_ejected)
+        check_flag("retry_after", self.retry_after)
         if self.max_ejection < self.base_ejection:
             raise ValueError(
                 f"max_ejection is {self.max_ejection}; write at least base_ejection ({self.base_ejection})"

@@ -7,29 +7,36 @@ and several event loops alike.
 
 from __future__ import annotations
 
-import enum
 import random
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
-from typing import TypeVar
 
 from lbclient.core.affinity import Affinity
-from lbclient.core.algorithms import Adaptive, from_name
 from lbclient.core.algorithms.picker import Algorithm, Explains, Shadows, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
 from lbclient.core.backend import BackendState, Scale
 from lbclient.core.budget import Budget
-from lbclient.core.checks import check_fraction, check_number, check_whole
+from lbclient.core.checks import check_flag, check_fraction, check_number, check_whole
 from lbclient.core.connect import Connect
 from lbclient.core.errors import NoBackendAvailable, NoSetYet, PoolFull
-from lbclient.core.facts import Facts, KeyLike, KeyReader, as_key, key_reader
+from lbclient.core.facts import Facts, KeyReader, as_key
 from lbclient.core.forking import tell_after_fork
 from lbclient.core.health import Admin, Passive, PassiveHealth
 from lbclient.core.hedging import Hedge, Hedging
-from lbclient.core.learning import DEFAULT_PASSIVE, Learning
+from lbclient.core.learning import Learning
 from lbclient.core.members import BackendLike
+from lbclient.core.options import (
+    LEFT_OUT,
+    LeftOut,
+    algorithm_name,
+    algorithm_of,
+    check_affinity,
+    check_cost,
+    check_shared,
+    instance_of,
+    passive_of,
+    reader_of,
+)
 from lbclient.core.probes import HttpProbe, TcpProbe
 from lbclient.core.retry import Retry
 from lbclient.core.snapshot import Rules, Snapshot, fail_open_set, why_not
@@ -38,19 +45,7 @@ from lbclient.core.status import PoolStatus, TierStatus, status_of
 from lbclient.core.ticket import Drawn, Ticket
 from lbclient.core.waiting import Place
 
-_T = TypeVar("_T")
-
 _RETRY = Retry()
-_SHARED_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-class LeftOut(enum.Enum):
-    """For an argument whose default depends on others."""
-
-    LEFT_OUT = "left out"
-
-
-LEFT_OUT = LeftOut.LEFT_OUT
 
 
 class Pool(Learning):
@@ -123,14 +118,12 @@ class Pool(Learning):
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self.algorithm = _as_algorithm(algorithm, peer)
-        if affinity is not None and (isinstance(affinity, type) or not isinstance(affinity, Affinity)):
-            raise TypeError(
-                f"affinity is {affinity!r}; write CookieAffinity(...) or another affinity, or None"
-            )
+        self.algorithm = algorithm_of(algorithm, peer)
+        check_affinity(affinity)
         self.affinity = affinity
         check_number("slow_start", slow_start, at_least=0)
         check_fraction("panic_threshold", panic_threshold)
+        check_flag("fail_open", fail_open)
         if panic_threshold and not fail_open:
             raise ValueError(
                 "panic_threshold ignores health and fail_open=False never does; leave one of them out"
@@ -145,27 +138,17 @@ class Pool(Learning):
         self.zone = zone
         self.max_in_flight = max_in_flight
         self.max_requests = max_requests
-        if cost is not None and not callable(cost):
-            raise TypeError(
-                f"cost is {cost!r}; write a function from the facts of a request to a whole number"
-            )
+        check_cost(cost)
         self.cost = cost
-        self.retry = _instance("retry", retry, (Retry,))
+        self.retry = instance_of("retry", retry, Retry)
         self.most_attempts = 1 if retry is None else retry.most_attempts
-        _instance("hedge", hedge, (Hedge,))
-        self.preserve_host = preserve_host
-        if shared is not None and not (isinstance(shared, str) and _SHARED_NAME.fullmatch(shared)):
-            raise ValueError(
-                f"shared is {shared!r}; write a name of letters, digits, '.', '_' and '-', up to 64"
-            )
-        if shared is not None and clock is not time.monotonic:
-            raise ValueError(
-                "shared= needs the clock that all processes have, time.monotonic; leave clock= out"
-            )
+        instance_of("hedge", hedge, Hedge)
+        self.preserve_host = check_flag("preserve_host", preserve_host)
+        check_shared(shared, clock)
         self.shared = shared
-        self.connect = _instance("connect", connect, (Connect,)) or Connect()
+        self.connect = instance_of("connect", connect, Connect) or Connect()
         self.seed = None if rng is not None else random.getrandbits(64)
-        self._key: KeyReader | None = _reader_of(self.algorithm)
+        self._key: KeyReader | None = reader_of(self.algorithm)
         self.reads_key = self._key is not None
         limited = max_in_flight is not None or max_requests is not None
         super().__init__(
@@ -181,8 +164,8 @@ class Pool(Learning):
                 zone,
                 None if cost is None else Scale(),
             ),
-            probe=_instance("probe", probe, (HttpProbe, TcpProbe)),
-            passive=_passive(passive, self.algorithm),
+            probe=instance_of("probe", probe, HttpProbe, TcpProbe),
+            passive=passive_of(passive, self.algorithm),
             # Retry-After is the server's own word: it is honoured where nobody is ejected, unless that was asked for.
             heeds=passive is LEFT_OUT,
             connect_timeout=self.connect.connect_timeout,
@@ -486,40 +469,3 @@ class Pool(Learning):
             source=None if self.supply is None else self.supply.status(),
             shadow=snapshot.picker.shadow(now) if isinstance(snapshot.picker, Shadows) else None,
         )
-
-
-def algorithm_name(algorithm: Algorithm) -> str:
-    """What an algorithm is called in configuration, status and records."""
-    return str(getattr(algorithm, "name", type(algorithm).__name__))
-
-
-def _as_algorithm(algorithm: str | Algorithm, peer: tuple[int, int] | None) -> Algorithm:
-    if isinstance(algorithm, str):
-        algorithm = from_name(algorithm)
-    elif isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
-        raise TypeError(
-            f"algorithm is {algorithm!r}; write a name such as 'round_robin', or an object with build(backends, rng)"
-        )
-    if peer is None:
-        return algorithm
-    if not isinstance(algorithm, Adaptive):
-        raise ValueError(f"peer is for Adaptive, which has an aperture; {algorithm_name(algorithm)} has none")
-    return replace(algorithm, peer=peer)
-
-
-def _passive(passive: PassiveHealth | LeftOut | None, algorithm: Algorithm) -> PassiveHealth | None:
-    if isinstance(passive, LeftOut):
-        return None if getattr(algorithm, "charges_failures", False) else DEFAULT_PASSIVE
-    return _instance("passive", passive, (PassiveHealth,))
-
-
-def _reader_of(algorithm: Algorithm) -> KeyReader | None:
-    key: KeyLike | None = getattr(algorithm, "key", None)
-    return None if key is None else key_reader(key)
-
-
-def _instance(name: str, value: _T, kinds: tuple[type, ...]) -> _T:
-    if value is not None and not isinstance(value, kinds):
-        wanted = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
-        raise TypeError(f"{name} is {value!r}; write {wanted}, or None")
-    return value

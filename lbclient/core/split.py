@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lbclient.core.algorithms.smooth import WeightedRoundRobin
 from lbclient.core.backend import Backend, BackendState
-from lbclient.core.checks import check_number
+from lbclient.core.checks import check_flag, check_number
 from lbclient.core.cookies import COOKIE_NAME, MOST_VALUES, cookie_values, set_cookie
 from lbclient.core.facts import Facts, Header
 from lbclient.core.forking import new_lock
@@ -69,8 +69,7 @@ class Split:
     ) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name is {name!r}; write a string, or leave it out")
-        if not isinstance(sticky, bool):
-            raise TypeError(f"sticky is {sticky!r}; write True or False")
+        check_flag("sticky", sticky)
         if secret is not None and not sticky:
             raise ValueError("secret signs the cookie of a sticky split; write sticky=True, or leave it out")
         if not isinstance(cookie, str):

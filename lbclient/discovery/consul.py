@@ -20,7 +20,7 @@ import anyio.to_thread
 import httpx
 
 from lbclient.core.backend import Backend
-from lbclient.core.checks import check_number
+from lbclient.core.checks import check_flag, check_number
 from lbclient.core.source import Said, Source
 from lbclient.discovery.registry import (
     Cert,
@@ -114,7 +114,8 @@ class Consul(Source):
         self._verify = verify
         self._cert = cert
         self._token = os.environ.get("CONSUL_HTTP_TOKEN") if token is None else token
-        self.allow_empty = allow_empty
+        self.allow_empty = check_flag("allow_empty", allow_empty)
+        check_flag("stale", stale)
         asked = {"dc": datacenter, "ns": namespace, "partition": partition, "stale": "" if stale else None}
         self._query: Query = [(name, value) for name, value in asked.items() if value is not None]
         self._query += [("tag", tag) for tag in tags]

@@ -24,7 +24,7 @@ import anyio.to_thread
 import httpx
 
 from lbclient.core.backend import Backend
-from lbclient.core.checks import check_number
+from lbclient.core.checks import check_flag, check_number
 from lbclient.core.source import Said
 from lbclient.discovery.entry import backend_of
 from lbclient.discovery.list_watch import ListWatch
@@ -137,7 +137,7 @@ class Etcd(ListWatch[httpx.AsyncClient, Entries]):
         self._verify = verify
         self._cert = cert
         self._timeout = check_number("timeout", timeout, above=0)
-        self.allow_empty = allow_empty
+        self.allow_empty = check_flag("allow_empty", allow_empty)
 
     def __str__(self) -> str:
         return f"etcd {self._prefix}"

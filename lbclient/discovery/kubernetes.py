@@ -27,7 +27,7 @@ import anyio.to_thread
 import httpx
 
 from lbclient.core.backend import Backend
-from lbclient.core.checks import check_number
+from lbclient.core.checks import check_flag, check_number
 from lbclient.core.source import Said, Trouble
 from lbclient.discovery.kubernetes_api import Access, of_kubeconfig, of_service_account
 from lbclient.discovery.list_watch import ListWatch
@@ -197,8 +197,8 @@ class Kubernetes(ListWatch[Session, Slices]):
         self._context = context
         self._access = None if server is None else Access(server, verify, token=token)
         self._timeout = check_number("timeout", timeout, above=0)
-        self._streams = send_initial_events
-        self.allow_empty = allow_empty
+        self._streams = check_flag("send_initial_events", send_initial_events)
+        self.allow_empty = check_flag("allow_empty", allow_empty)
 
     def __str__(self) -> str:
         name = f"{self._namespace}/{self._service}" if self._namespace else self._service

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from lbclient.core.algorithms import BY_NAME, Algorithm, from_name
 from lbclient.core.checks import check_whole
 from lbclient.core.hedging import Hedge
-from lbclient.core.pool import algorithm_name
+from lbclient.core.options import algorithm_name
 from lbclient.core.retry import Retry
 from lbclient.simulator.distributions import Exponential, LogNormal, Mixed, Uniform
 from lbclient.simulator.engine import play
