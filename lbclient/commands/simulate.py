@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lbclient.commands import Commands
 
@@ -29,7 +29,10 @@ def add(commands: Commands) -> None:
     )
     option = command.add_argument
     option(
-        "scenario", nargs="?", default="heterogeneous", help="one that comes with lbclient, or a JSON file"
+        "scenario",
+        nargs="?",
+        default="heterogeneous",
+        help="one that comes with lbclient, or a JSON or YAML file",
     )
     option("--list", action="store_true", help="list the scenarios that come with lbclient")
     option(
@@ -143,8 +146,28 @@ def _scenario(name: str) -> Scenario:
         return SCENARIOS[name]
     path = Path(name)
     if not path.exists():
-        raise ValueError(f"scenario is {name!r}; write a JSON file, or one of: {', '.join(SCENARIOS)}")
-    return Scenario.from_dict(json.loads(path.read_text()))
+        raise ValueError(
+            f"scenario is {name!r}; write a JSON or YAML file, or one of: {', '.join(SCENARIOS)}"
+        )
+    written = _written(path)
+    if not isinstance(written, dict):
+        raise ValueError(f"{path} is no mapping of a scenario's keys; docs/choosing.md has one")
+    return Scenario.from_dict(cast("dict[str, Any]", written))
+
+
+def _written(path: Path) -> object:
+    """What a file says."""
+    text = path.read_text()
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        return json.loads(text)
+    try:
+        import yaml
+    except ImportError:
+        raise ValueError(f"{path} needs PyYAML; install it with: pip install 'lbclient[simulate]'") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise ValueError(f"{path}: {exc}") from None
 
 
 def _print(lines: Sequence[Sequence[str]]) -> None:

@@ -26,10 +26,11 @@ from lbclient.core.outcome import Ending, Failure, Outcome
 from lbclient.core.pool import Pool
 from lbclient.core.retry import Retry
 from lbclient.core.ticket import Ticket
-from lbclient.simulator.log import Log
+from lbclient.simulator.log import SLICES, Log
 from lbclient.simulator.scenario import Antagonist, Change, Down, Failing, Scenario, Speed
 from lbclient.simulator.servers import ModelServer, QueueingServer, SharingServer
 
+LOOKED_AT = 10  # clients whose status is looked at: enough to see, and little work
 _ENDINGS: dict[Failure, Ending] = {
     "connect": Ending.UNREACHABLE,
     "reset": Ending.BROKEN,
@@ -274,6 +275,8 @@ class Clients:
         for backend, spec in zip(declared, scenario.servers, strict=True):
             if spec.joins:
                 world.at(spec.joins, self._join, backend)
+        for number in range(SLICES):
+            world.at((number + 0.5) / SLICES * scenario.seconds, self._look, number)
         self._deadlines: deque[tuple[float, Request]] = deque()
         self._plans = retry is not None or hedge is not None
         self._reports = bool(options.get("reports"))
@@ -281,6 +284,14 @@ class Clients:
     def _join(self, backend: Backend) -> None:
         for pool in self.pools:
             pool.add(backend)
+
+    def _look(self, slice_: int) -> None:
+        """Write down whom they keep away from. Looking changes nothing: a pool that time has changed is not asked."""
+        asked = [pool.status() for pool in self.pools[:LOOKED_AT] if pool.changes_in() > 0]
+        for status in asked:
+            for backend in status.backends:
+                if backend.avoided or not backend.available:
+                    self._log.left_out[backend.url][slice_] += 1 / len(asked)
 
     def issue(self, now: float, work: float) -> None:
         """A request begins."""

@@ -22,9 +22,21 @@ class Log:
         open: Requests under way.
         load: Per backend, requests that ended in each slice of the time.
         failed: Per backend, those of them that failed.
+        left_out: Per backend, the share of the clients that kept away from it in each slice: they had ejected it, or
+            knew that it fails, hangs or is slow.
     """
 
-    __slots__ = ("_end", "_per_second", "_warm_up", "failed", "failures", "latencies", "load", "open")
+    __slots__ = (
+        "_end",
+        "_per_second",
+        "_warm_up",
+        "failed",
+        "failures",
+        "latencies",
+        "left_out",
+        "load",
+        "open",
+    )
 
     def __init__(self, scenario: Scenario, urls: Sequence[str]) -> None:
         self.latencies = array("d")
@@ -32,6 +44,7 @@ class Log:
         self.open = 0
         self.load = {url: [0] * SLICES for url in urls}
         self.failed = {url: [0] * SLICES for url in urls}
+        self.left_out = {url: [0.0] * SLICES for url in urls}
         self._warm_up = scenario.warm_up
         self._end = scenario.seconds
         self._per_second = SLICES / scenario.seconds

@@ -24,6 +24,8 @@ class Result:
         failures: Per backend, those that failed.
         seconds: How long it ran, on its own clock.
         quantiles: The latency distribution: 201 points, from the 0th to the 100th percentile.
+        left_out: Per backend, the share of the clients (of the first ten) that kept away from it in each slice: they
+            had ejected it, or knew that it fails, hangs or is slow.
     """
 
     scenario: str
@@ -41,6 +43,7 @@ class Result:
     failures: Mapping[str, Sequence[int]]
     seconds: float
     quantiles: Sequence[float]
+    left_out: Mapping[str, Sequence[float]]
 
     def shares(self) -> dict[str, float]:
         """Each backend's part of the requests."""
@@ -94,6 +97,7 @@ def result_of(scenario: str, algorithm: str, clients: int, seed: int, seconds: f
         mean=round(math.fsum(ranked) / len(ranked), _DIGITS) if ranked else math.nan,
         load=log.load,
         failures=log.failed,
+        left_out=log.left_out,
         seconds=seconds,
         quantiles=[figure(step / 200) for step in range(201)],
     )

@@ -68,6 +68,57 @@ def test_ones_own_scenario_and_trace(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert read_trace(trace) == [(0.0, 0.02), (0.5, 0.01), (1.0, 0.005)]
 
 
+def test_a_scenario_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenario = tmp_path / "mine.yaml"
+    scenario.write_text("name: mine\nservers: [{count: 2, cores: 2}]\nabout: two of mine\n")
+    assert main(["simulate", str(scenario), *SHORT, "--algorithms", "random"]) == 0
+    assert "mine: two of mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("mine.yaml", "name: [", "mine.yaml: while parsing"),
+        ("mine.yml", "- name: mine", "mine.yml is no mapping"),
+        ("mine.json", "{", "Expecting property name"),
+        ("mine.json", '"mine"', "mine.json is no mapping"),
+    ],
+)
+def test_a_scenario_that_cannot_be_read(
+    name: str, text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = tmp_path / name
+    scenario.write_text(text)
+    assert main(["simulate", str(scenario)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_yaml_without_pyyaml_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = tmp_path / "mine.yaml"
+    scenario.write_text("name: mine\n")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert main(["simulate", str(scenario)]) == 2
+    assert "pip install 'lbclient[simulate]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algorithm", ["least_connections", "adaptive"])
+def test_a_run_says_who_was_left_out_and_when(algorithm: str) -> None:
+    result = simulate("sinkhole", algorithm, clients=2, seed=1)
+    ill = result.left_out["http://server-3:80"]
+    by_all = [at * result.seconds / len(ill) for at, share in enumerate(ill) if share == 1]
+    assert by_all[0] >= 6  # when it begins to fail
+    assert len(by_all) > 10
+    assert not any(result.left_out["http://server-5:80"])
+
+
+def test_looking_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = simulate("rolling-deploy", "adaptive", clients=3, seed=2)
+    monkeypatch.setattr("lbclient.simulator.engine.Clients._look", lambda *_: None)
+    assert simulate("rolling-deploy", "adaptive", clients=3, seed=2).as_dict() == seen.as_dict()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -87,7 +138,7 @@ def test_a_bad_trace_says_which_line(tmp_path: Path, text: str, message: str) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "scenario is 'nowhere'; write a JSON file, or one of"),
+        (["nowhere"], "scenario is 'nowhere'; write a JSON or YAML file, or one of"),
         (["--algorithms", "best"], "algorithm is 'best'"),
         (["--seeds", "0"], "seeds is 0"),
         (["--clients", "0"], "clients is 0"),
@@ -118,7 +169,7 @@ def test_progress_is_one_line_of_a_terminal(capsys: pytest.CaptureFixture[str]) 
 
 
 def made_up(algorithm: str, seed: int, p99: float, failed: float) -> Result:
-    return Result("x", algorithm, 1, seed, 100, failed, p99, p99, p99, p99, p99, {}, {}, 1.0, ())
+    return Result("x", algorithm, 1, seed, 100, failed, p99, p99, p99, p99, p99, {}, {}, 1.0, (), {})
 
 
 FIGURES = {
