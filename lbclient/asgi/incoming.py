@@ -8,7 +8,7 @@ behind what it has sent, so now and then a little more is read of it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import anyio
 import httpx
@@ -50,8 +50,8 @@ class Incoming(httpx.AsyncByteStream):
         self._answered = False
         self.gone = False
 
-    async def listen(self, scope: anyio.CancelScope) -> None:
-        """Hear what the client sends, and cancel `scope` when it has left.
+    async def listen(self, leave: Callable[[], None]) -> None:
+        """Hear what the client sends, and call `leave` when it has left.
 
         A server says "100 Continue" when it is asked for the body. So a client that waits for that is not listened to
         before somebody wants what it has.
@@ -63,7 +63,7 @@ class Incoming(httpx.AsyncByteStream):
             if message["type"] == "http.disconnect":
                 if not self._answered:
                     self.gone = True
-                    scope.cancel()
+                    leave()
                 return
             self._take(message.get("body", b""), message.get("more_body", False))
             while self._held >= READ_AHEAD:

@@ -16,6 +16,7 @@ import httpx
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.headers import end_to_end
 from lbclient.asgi.types import Scope, Send
+from lbclient.asgi.ways import Ways, settle
 from lbclient.core.facts import Header
 
 EARLY_HINT = "http.response.early_hint"
@@ -47,21 +48,20 @@ async def _hinting(request: httpx.Request, transport: AsyncBalancedTransport, se
     hints = _EarlyHints(send)
     request.extensions["on_informational"] = hints.informed
     response: httpx.Response | None = None
-    failed: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hints.run)
-        try:
-            response = await transport.handle_async_request(request)
-            await hints.flush()
-        except Exception as exc:  # noqa: BLE001  # raised below, and not as a group
-            failed = exc
-        tasks.cancel_scope.cancel()
-    if response is not None and failed is None:
-        return response
-    if response is not None:
-        await response.aclose()
-    assert failed is not None
-    raise failed
+
+    async def ask() -> None:
+        nonlocal response
+        response = await transport.handle_async_request(request)
+        await hints.flush()
+
+    try:
+        settle(False, await Ways().run(ask, hints.run))
+    except BaseException:
+        if response is not None:
+            await response.aclose()
+        raise
+    assert response is not None
+    return response
 
 
 class _EarlyHints:

@@ -7,9 +7,8 @@ leaves, at whatever moment. The backend counts it as in flight until both are ov
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
-from typing import TypeAlias
 
 import anyio
 import httpcore
@@ -24,11 +23,10 @@ from lbclient.asgi.inbound import Inbound, parts_of
 from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
 from lbclient.asgi.types import Message, Receive, Scope, Send
+from lbclient.asgi.ways import Ways, settle
 from lbclient.context import CLIENT, on_behalf_of
 from lbclient.core.errors import DrainTimeout
 from lbclient.core.facts import Header
-
-Way: TypeAlias = Callable[[], Awaitable[None]]
 
 logger = logging.getLogger("lbclient.asgi")
 
@@ -94,7 +92,7 @@ class _Relay:
         self._over = anyio.Event()
         self._socket: BackendSocket | None = None
         self._gone = False
-        self._failed: Exception | None = None
+        self._ways = Ways()
         self.accepted = False
 
     async def run(self) -> None:
@@ -104,24 +102,8 @@ class _Relay:
             ClientGone: The client left.
             Exception: The backend cannot be reached, or broke off.
         """
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            tasks.start_soon(self._guarded, self._from_client)
-            await self._guarded(self._with_backend)
-            tasks.cancel_scope.cancel()
-        if self._gone:
-            raise ClientGone
-        if self._failed is not None:
-            raise self._failed
-
-    async def _guarded(self, way: Way) -> None:
-        """One of the ways; when it fails, all of it has."""
-        try:
-            await way()
-        except Exception as exc:  # noqa: BLE001  # raised by `run`, and not as a group
-            if self._failed is None:
-                self._failed = exc
-            self._tasks.cancel_scope.cancel()
+        failed = await self._ways.run(self._with_backend, self._from_client)
+        settle(self._gone, failed)
 
     async def _send(self, message: Message) -> None:
         try:
@@ -149,7 +131,7 @@ class _Relay:
             with anyio.move_on_after(CLOSE_WITHIN):
                 await self._socket.close(code, reason)
                 await self._over.wait()
-        self._tasks.cancel_scope.cancel()
+        self._ways.end()
 
     # From the backend
 
@@ -174,9 +156,9 @@ class _Relay:
             self.accepted = True
             self._socket = socket
             self._open.set()
-            self._tasks.start_soon(self._guarded, socket.answer)
+            self._ways.begin(socket.answer)
             if settings.ping_interval is not None:
-                self._tasks.start_soon(self._guarded, self._keep_alive)
+                self._ways.begin(self._keep_alive)
             await self._from_backend(socket)
         finally:
             await response.aclose()

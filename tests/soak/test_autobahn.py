@@ -24,10 +24,8 @@ FAMILIES = {
     "protocol": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"],
     "large messages": ["9.1.*", "9.2.*", "9.3.*", "9.4.*"],
     "many messages": ["9.5.*", "9.6.*", "9.7.*", "9.8.*"],
-    "compression, small": ["12.1.*", "12.2.*"],
-    "compression, large": ["12.3.*", "12.4.*", "12.5.*"],
-    "compression, small windows": ["13.1.*", "13.2.*", "13.3.*"],
-    "compression, context": ["13.4.*", "13.5.*", "13.6.*", "13.7.*"],
+    **{f"compression, {part}": [f"{part}.*"] for part in ("12.1", "12.2", "12.3", "12.4", "12.5")},
+    **{f"compression, {part}": [f"{part}.*"] for part in (f"13.{n}" for n in range(1, 8))},
 }
 """By what a run of under nine minutes can hold. Each hop negotiates its own compression."""
 
