@@ -46,6 +46,9 @@ class OnceBody(httpx.AsyncByteStream):
     Args:
         stream: The caller's.
         keep: Bytes.
+
+    Attributes:
+        raised: Whether the caller's stream raised: whatever that was, it is not the backend's doing.
     """
 
     def __init__(self, stream: httpx.AsyncByteStream, keep: int) -> None:
@@ -55,6 +58,7 @@ class OnceBody(httpx.AsyncByteStream):
         self._room = keep
         self._lost = False  # something was read and not kept
         self._reading = False
+        self.raised = False
 
     def __repr__(self) -> str:
         return f"<OnceBody {'replayable' if self.replayable else 'not replayable'}, {len(self._kept)} parts kept>"
@@ -76,6 +80,9 @@ class OnceBody(httpx.AsyncByteStream):
             except StopAsyncIteration:
                 self._reading = False
                 return
+            except Exception:
+                self.raised = True
+                raise
             self._reading = False
             self._room -= len(part)
             if self._lost or self._room < 0:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from time import time
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import httpx
@@ -25,10 +25,12 @@ from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
 from lbclient.core.forking import new_lock
-from lbclient.core.members import BackendLike
+from lbclient.core.members import BackendLike, known_as
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
 from lbclient.core.source import Source
+
+_SCHEMES = frozenset({"http", "https", "ws", "wss"})  # what httpcore takes
 
 
 class AsyncBalancedTransport(httpx.AsyncBaseTransport):
@@ -68,6 +70,11 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         self._closed = False
         self._changing: dict[tuple[str, str | None], str] = {}
         self._changing_lock = new_lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a transport has connections, which belong to this process; make one where it is used"
+        )
 
     def __repr__(self) -> str:
         pools = ", ".join(repr(io.pool) for io in self._ios.values())
@@ -129,8 +136,9 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             ValueError: The backend or the pool is unknown.
             RuntimeError: The backend is being drained already, or its pool is being swapped.
         """
+        url = known_as(url)
         io = self._io_of(url, pool)
-        with self._alone(f"a drain of {url.rstrip('/')}", io, url.rstrip("/")):
+        with self._alone(f"a drain of {url}", io, url):
             return await drain(io, url, grace)
 
     async def swap(
@@ -206,7 +214,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         having = [
             io
             for io in self._ios.values()
-            if url is None or url.rstrip("/") in {backend.url for backend in io.pool.declared}
+            if url is None or url in {backend.url for backend in io.pool.declared}
         ]
         if len(having) == 1:
             return having[0]
@@ -236,11 +244,15 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             NoBackendAvailable: Nobody may be picked (it is an `httpx.ConnectError`).
             DeadlineExceeded: The request's own deadline passed (it is an `httpx.TimeoutException`).
             NoRoute: A router has no route for the request; the message lists those it has.
+            httpx.UnsupportedProtocol: The URL has no scheme (a client without `base_url` was given a path), or another
+                one than http, https, ws and wss.
             httpx.HTTPError: As httpx's own transport would, with a note that names the backend and with the record as
                 `.lbclient`.
             RuntimeError: The transport is closed.
         """
         self._check_open()
+        if request.url.scheme not in _SCHEMES:
+            raise _unsupported(request)
         headers = request.headers.raw
         client = CLIENT.get()
         try:
@@ -309,6 +321,17 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             self._left.clear()
 
 
+def _unsupported(request: httpx.Request) -> httpx.UnsupportedProtocol:
+    """In httpcore's words."""
+    scheme = request.url.scheme
+    wrong = f"an unsupported protocol {scheme!r}:// instead of" if scheme else "no"
+    return httpx.UnsupportedProtocol(
+        f"the request's URL {str(request.url)!r} has {wrong} 'http://' or 'https://'; "
+        "write the logical one, like 'http://orders/42', or give the client a base_url",
+        request=request,
+    )
+
+
 class LeftPools:
     """Pools that a transport does not route to any more.
 
@@ -338,7 +361,12 @@ class _RequestFacts(Facts):
         self._request = request
         self.method = request.method
         self.headers = headers
-        self.options = request.extensions.get("lbclient") or {}
+        options = request.extensions.get("lbclient")
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(
+                f'request.extensions["lbclient"] is {options!r}; write a dict, like {{"key": "tenant-7"}}'
+            )
+        self.options = options or {}
         if client is not None:
             self.headers = client.headers(headers)
             self.options = client.options(self.options)

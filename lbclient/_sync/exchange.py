@@ -15,7 +15,7 @@ from lbclient._async.deadline import TrimmedTimeouts
 from lbclient._async.errors import DeadlineExceeded, NoBackendAvailable, ending_of, explained
 from lbclient._sync import blocking as anyio
 from lbclient._sync.blocking import Wake
-from lbclient._sync.body import Body, body_of, is_replayable
+from lbclient._sync.body import Body, OnceBody, body_of, is_replayable
 from lbclient._sync.engine import Answer, Engine, Progress
 from lbclient._sync.race import race
 from lbclient._sync.streams import BalancedStream
@@ -213,8 +213,10 @@ class Exchange:
         try:
             answer = engine.send(ticket.state.backend, self._request, self._headers, self._timeouts, progress)
         except BaseException as exc:
-            elapsed = clock() - ticket.started
+            elapsed = max(0.0, clock() - ticket.started)
             ending = ending_of(exc, progress)
+            if self._once is not None and self._once.raised and isinstance(exc, Exception):
+                ending = Ending.OURS  # a body may come from another server, and raise what that did
             if ending in _TIMEOUTS and plan.hurried(ticket):
                 ending = Ending.HURRIED
             if self._is_closed() and ENDINGS[ending].failure in BACKEND_S_FAULT:
@@ -243,7 +245,12 @@ class Exchange:
         """The body of a response, which holds the ticket and the connection."""
         plan = self._plan
         left = None if plan.deadline is None else plan.left
-        return BalancedStream(answer.stream, ticket, Record(plan), answer.lease, left)
+        return BalancedStream(answer.stream, ticket, Record(plan), answer.lease, left, self._once)
+
+    @property
+    def _once(self) -> OnceBody | None:
+        """The body, where it is a stream of the caller's, which may raise."""
+        return self._body if isinstance(self._body, OnceBody) else None
 
     def _explained(self, exc: Exception) -> Exception:
         explained(exc, Record(self._plan))

@@ -252,6 +252,11 @@ class KeyAffinity:
         object.__setattr__(self, "_read", key_reader(self.key))
         object.__setattr__(self, "_lots", ({}, (), None))
 
+    def __reduce__(self) -> tuple[type[KeyAffinity], tuple[KeyLike]]:
+        return type(self), (
+            self.key,
+        )  # what reads the key is a closure, and what was built of members is another's
+
     @property
     def strip(self) -> None:
         """There is no cookie."""
@@ -291,6 +296,12 @@ class Sessions:
         self._by_use: OrderedDict[bytes, tuple[str, float]] = (
             OrderedDict()
         )  # (backend, last use), oldest use first
+
+    def __reduce__(self) -> tuple[type[Sessions], tuple[float, int]]:
+        return type(self), (
+            self._ttl,
+            self._size,
+        )  # a copy starts without any: they are learned where it is used
 
     def __repr__(self) -> str:
         return f"<Sessions, {len(self._by_use)} of at most {self._size}>"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tenacity import Future, RetryCallState
 
-from lbclient.core.checks import check_number
+from lbclient.core.checks import check_flag, check_number
 from lbclient.core.errors import NoBackendAvailable
 from lbclient.core.outcome import Elsewhere, Ending, Outcome
 
@@ -60,7 +60,7 @@ class Attempts:
         now: The wall clock, for affinities.
 
     Raises:
-        ValueError, TypeError: The request's own `deadline` is none.
+        ValueError, TypeError: The request's own `deadline` or `idempotent` is none.
     """
 
     __slots__ = (
@@ -97,6 +97,8 @@ class Attempts:
         if options and (seconds := options.get("deadline")) is not None:
             self._seconds = check_number("deadline", seconds, above=0)
             self.deadline = pool.clock() + self._seconds
+        if options and (idempotent := options.get("idempotent")) is not None:
+            check_flag("idempotent", idempotent)
 
     # The deadline
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from lbclient.core.checks import check_flag
+from lbclient.core.frozen import FrozenMapping
 from lbclient.core.health import Health
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 UNIT_SHARE = 0.1  # of the newest request
 _SCHEMES = ("http", "https", "tcp", "udp")
+_HOSTNAME = re.compile(r"[A-Za-z0-9_.-]+")
+_PATH = re.compile(r"[\x21\x22\x24-\x3e\x40-\x7e]*")  # printable ASCII, no space, '#' or '?'
+_AUTHORITY = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,21 @@ class Backend:
                 f"priority of {self.url} is {self.priority!r}; write an integer >= 0, 0 is used first"
             )
         check_flag(f"draining of {self.url}", self.draining)
-        put(self, "metadata", MappingProxyType(dict(self.metadata or {})))
+        self._check_words()
+        put(self, "metadata", FrozenMapping(self.metadata or {}))
+
+    def _check_words(self) -> None:
+        for name, value in (("host", self.host), ("uds", self.uds), ("zone", self.zone)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} of {self.url} is {value!r}; write a string, or None")
+        if self.host is not None and not _AUTHORITY.fullmatch(self.host):
+            raise ValueError(
+                f"host of {self.url} is {self.host!r}; write a host, with a port if needed, like 'example.com:8080'"
+            )
+        if self.uds == "":
+            raise ValueError(f"uds of {self.url} is ''; write the path of a Unix socket, or None")
+        if self.metadata is not None and not isinstance(self.metadata, Mapping):
+            raise TypeError(f"metadata of {self.url} is {self.metadata!r}; write a mapping")
 
     @property
     def name(self) -> str:
@@ -82,7 +100,9 @@ class Backend:
     @property
     def authority(self) -> str:
         """The `Host` header of a request sent straight to this backend: the port only where it is not the scheme's."""
-        host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
+        host = (
+            f"[{self.hostname.partition('%')[0]}]" if ":" in self.hostname else self.hostname
+        )  # RFC 6874: no zone
         return host if _DEFAULT_PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
 
     @property
@@ -122,11 +142,24 @@ def _parse(url: str) -> tuple[str, str, int, str]:
             raise ValueError(f"backend {url!r} needs a port; write it like '{parts.scheme}://10.0.0.5:6379'")
     if port == 0:
         raise ValueError(f"backend {url!r} has port 0; allowed are 1 to 65535")
+    if not _PATH.fullmatch(parts.path):
+        raise ValueError(f"the path of backend {url!r} is not percent-encoded; {example}")
+    return parts.scheme, _hostname(url, parts.hostname), port, parts.path.rstrip("/")
+
+
+def _hostname(url: str, given: str) -> str:
+    """As it is looked up: international names in ASCII, the zone of an IPv6 address as the system writes it."""
+    if ":" in given:
+        return given.replace("%25", "%", 1)  # RFC 6874
     try:
-        hostname = parts.hostname.encode("ascii").decode()
-    except UnicodeEncodeError:
-        hostname = parts.hostname.encode("idna").decode()
-    return parts.scheme, hostname, port, parts.path.rstrip("/")
+        hostname = given.encode("idna").decode()
+    except UnicodeError as exc:
+        raise ValueError(f"the host of backend {url!r} cannot be looked up ({exc})") from exc
+    if not _HOSTNAME.fullmatch(hostname):
+        raise ValueError(
+            f"the host of backend {url!r} has other characters than letters, digits, '.', '-' and '_'"
+        )
+    return hostname
 
 
 class Scale:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from lbclient.core.checks import check_flag, check_number, check_whole
 
@@ -55,6 +55,7 @@ class Connect:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
+        self._check_tls()
         check_flag("http1", self.http1)
         check_flag("http2", self.http2)
         if not self.http1 and not self.http2:
@@ -66,6 +67,12 @@ class Connect:
         if self.keepalive_expiry is not None:
             check_number("keepalive_expiry", self.keepalive_expiry, at_least=0)
         check_number("connect_timeout", self.connect_timeout, above=0)
+        if self.local_address is not None and not isinstance(self.local_address, str):
+            raise TypeError(
+                f"local_address is {self.local_address!r}; write an address, like '10.0.0.9', or None"
+            )
+        if self.socket_options is not None:
+            _check_socket_options(self.socket_options)
         if self.start_next_after is not None:
             check_number("start_next_after", self.start_next_after, above=0)
         if self.engine not in get_args(Engine):
@@ -74,3 +81,26 @@ class Connect:
             raise ValueError(
                 "engine is 'native', which speaks HTTP/1.1 only, and http2 is True; write engine='auto' or http2=False"
             )
+
+    def _check_tls(self) -> None:
+        verify, cert = self.verify, self.cert
+        if not isinstance(verify, (bool, str)) and not hasattr(verify, "wrap_bio"):
+            raise TypeError(
+                f"verify is {verify!r}; write True, False, the path of a CA bundle, or an ssl.SSLContext"
+            )
+        parts = (cert,) if isinstance(cert, str) else cert
+        if parts is not None and not (
+            isinstance(parts, tuple) and 1 <= len(parts) <= 3 and all(isinstance(part, str) for part in parts)
+        ):
+            raise TypeError(
+                f"cert is {cert!r}; write a file, or (certificate, key), or (certificate, key, password)"
+            )
+
+
+def _check_socket_options(options: object) -> None:
+    allowed = "a list of what setsockopt takes, like [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]"
+    if isinstance(options, (str, bytes)) or not isinstance(options, Sequence):
+        raise TypeError(f"socket_options is {options!r}; write {allowed}")
+    for option in cast("Sequence[object]", options):
+        if not isinstance(option, tuple) or len(cast("tuple[object, ...]", option)) < 3:
+            raise TypeError(f"socket_options has {option!r}; write {allowed}")

@@ -155,6 +155,8 @@ class Swap:
     def __init__(self, pool: Pool, backends: Iterable[BackendLike], guard: Guard | None = None) -> None:
         if isinstance(backends, (str, Backend)):
             raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
+        if guard is not None and not isinstance(guard, Guard):
+            raise TypeError(f"guard is {guard!r}; write Guard(...), or None")
         declared = [Backend.of(backend) for backend in backends]
         if not declared:
             raise ValueError("backends is empty; write the whole new set")

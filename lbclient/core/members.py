@@ -45,7 +45,7 @@ def admit(
         ValueError: The set is empty, or has a URL twice, or one that leads nowhere. Nothing has changed then.
         TypeError: It is no list.
     """
-    if isinstance(backends, (str, Backend)):
+    if isinstance(backends, (str, Backend)) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
     declared = [Backend.of(backend) for backend in backends]
     if not declared and not may_be_empty:
@@ -85,13 +85,25 @@ def _drain_or_not(health: Health, draining: bool, ramp_since: float | None) -> N
         health.ramp_since = ramp_since
 
 
+def known_as(url: str) -> str:
+    """What a backend is known by, for whoever writes its URL with a trailing slash.
+
+    Raises:
+        TypeError: It is no string.
+    """
+    if not isinstance(url, str):
+        raise TypeError(f"url is {url!r}; write the URL of a backend, like 'http://10.0.0.5:8080'")
+    return url.rstrip("/")
+
+
 def find(pool: str, members: Members, url: str) -> BackendState:
     """The state of the backend that is known by `url`.
 
     Raises:
         ValueError: There is none; the message lists those there are.
+        TypeError: It is no string.
     """
-    state = members.get(url.rstrip("/"))
+    state = members.get(known_as(url))
     if state is None:
         raise ValueError(f"{url!r} is not in pool {pool!r}; it has {', '.join(members)}")
     return state

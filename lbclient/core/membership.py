@@ -13,7 +13,7 @@ from dataclasses import replace
 from random import Random
 
 from lbclient.core.backend import Backend, BackendState
-from lbclient.core.checks import check_number
+from lbclient.core.checks import check_flag, check_number
 from lbclient.core.forking import new_lock
 from lbclient.core.health import Admin, Check
 from lbclient.core.members import BackendLike, Members, admit, find
@@ -196,7 +196,12 @@ class Membership:
 
         The first ever counts alone. Later ones go by the thresholds of the pool's probe; in a pool without one each
         counts alone.
+
+        Raises:
+            ValueError: The URL is unknown.
+            TypeError: `passed` is neither True nor False.
         """
+        check_flag("passed", passed)
         up, down = (self.probe.healthy_threshold, self.probe.unhealthy_threshold) if self.probe else (1, 1)
         with self._lock:
             health = self.state(url).health

@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import TypeVar
+from random import Random
+from typing import TypeVar, cast
 
 from lbclient.core.affinity import Affinity
 from lbclient.core.algorithms import Adaptive, from_name
@@ -15,6 +16,7 @@ from lbclient.core.algorithms.picker import Algorithm
 from lbclient.core.facts import KeyLike, KeyReader, key_reader
 from lbclient.core.health import PassiveHealth
 from lbclient.core.learning import DEFAULT_PASSIVE
+from lbclient.core.members import known_as
 
 _T = TypeVar("_T")
 
@@ -73,6 +75,37 @@ def check_cost(cost: object) -> None:
     """`cost` can be called, or is None."""
     if cost is not None and not callable(cost):
         raise TypeError(f"cost is {cost!r}; write a function from the facts of a request to a whole number")
+
+
+def check_name(name: object) -> None:
+    """`name` is one: it stands in records, metrics and messages, and requests ask for their pool by it."""
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; write a string, like 'orders'")
+    if not name:
+        raise ValueError("name is ''; write one, like 'orders', or leave it out")
+
+
+def check_clock(clock: object) -> None:
+    """`clock` can be called."""
+    if not callable(clock):
+        raise TypeError(f"clock is {clock!r}; write a function such as time.monotonic, or leave it out")
+
+
+def check_rng(rng: object) -> None:
+    """`rng` is a `random.Random`, or None."""
+    if rng is not None and not isinstance(rng, Random):
+        raise TypeError(f"rng is {rng!r}; write random.Random(...), or None")
+
+
+def checked_exclude(exclude: object) -> Collection[str]:
+    """The URLs that are not to be picked, as backends are known by.
+
+    Raises:
+        TypeError: `exclude` is one URL, whose letters would exclude nobody, or no collection.
+    """
+    if isinstance(exclude, str) or not isinstance(exclude, Collection):
+        raise TypeError(f"exclude is {exclude!r}; write a collection of URLs, like ['http://10.0.0.5:8080']")
+    return {known_as(url) for url in cast("Collection[str]", exclude)}
 
 
 def check_shared(shared: object, clock: Callable[[], float]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NoReturn
 
 from lbclient.core.affinity import Affinity
 from lbclient.core.algorithms.picker import Algorithm, Explains, Shadows, pick_by_rebuilding
@@ -31,8 +32,12 @@ from lbclient.core.options import (
     algorithm_name,
     algorithm_of,
     check_affinity,
+    check_clock,
     check_cost,
+    check_name,
+    check_rng,
     check_shared,
+    checked_exclude,
     instance_of,
     passive_of,
     reader_of,
@@ -118,6 +123,9 @@ class Pool(Learning):
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
+        check_name(name)
+        check_clock(clock)
+        check_rng(rng)
         self.algorithm = algorithm_of(algorithm, peer)
         check_affinity(affinity)
         self.affinity = affinity
@@ -179,6 +187,12 @@ class Pool(Learning):
         self._ties: Mapping[str, float] = {}
         self._ties_of: Snapshot | None = None
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"pool {self.name!r} has locks and live numbers, which belong to this process; make one where it is used "
+            f"(shared='a name' has the pools of several processes share what they know)"
+        )
+
     def __repr__(self) -> str:
         snapshot = self._snapshot
         panic = ", panic" if snapshot.panic else ""
@@ -229,7 +243,7 @@ class Pool(Learning):
 
         Args:
             key: What hashing algorithms hash.
-            exclude: URLs not to pick, because they were tried.
+            exclude: URLs not to pick, because they were tried: a collection, not one of them.
             place: In the pool's queue, for those who have waited there.
             cost: What the ticket weighs in what is in flight; >= 1.
 
@@ -240,6 +254,8 @@ class Pool(Learning):
         """
         if key is not None and not isinstance(key, bytes):
             key = as_key(key)
+        if exclude:
+            exclude = checked_exclude(exclude)
         now = self.clock()
         try:
             with self._lock:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
 from lbclient.core.checks import check_fraction, check_number, check_whole
+from lbclient.core.frozen import FrozenMapping
 
 Expect: TypeAlias = str | int | Collection[int]
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -268,7 +268,7 @@ def _frozen(headers: object) -> Headers | None:
         if name.lower() in _OURS:
             instead = "write host= instead" if name.lower() == "host" else "leave it out: the probe sets it"
             raise ValueError(f"headers has {name!r}; {instead}")
-    return MappingProxyType(dict(pairs)) if isinstance(headers, Mapping) else tuple(pairs)
+    return FrozenMapping(dict(pairs)) if isinstance(headers, Mapping) else tuple(pairs)
 
 
 def _check_body(body: object, method: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import islice
 from random import Random
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from lbclient.core.algorithms.smooth import WeightedRoundRobin
 from lbclient.core.backend import Backend, BackendState
@@ -89,6 +89,9 @@ class Split:
         self._signer = Signer(secret) if sticky else None
         self._rng = rng if rng is not None else Random()
         self._sides = _Sides(checked, self.strip, self._rng)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a split has turns to keep, which belong to this process; make one where it is used")
 
     def __repr__(self) -> str:
         return f"<Split {self.describe()}{', sticky' if self._signer else ''}>"

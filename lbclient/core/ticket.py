@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -94,7 +95,12 @@ class Ticket:
         self._pool.ticket_reported(self, in_flight)
 
     def succeeded(self, latency: float, status: int = 200) -> None:
-        """It is over, and a response came: `latency` is the seconds to its headers."""
+        """It is over, and a response came: `latency` is the seconds to its headers.
+
+        Raises:
+            ValueError: `latency` is negative, or not finite.
+        """
+        _check_latency(latency)
         self.answered(latency, status)
         self._pool.ticket_ended(self, None, None)
 
@@ -106,8 +112,10 @@ class Ticket:
             latency: Seconds to the failure; taken from the pool's clock when left out.
 
         Raises:
-            ValueError: `kind` is something else.
+            ValueError: `kind` is something else, or `latency` is negative or not finite.
         """
+        if latency is not None:
+            _check_latency(latency)
         if kind not in FAILURES:
             raise ValueError(f"kind is {kind!r}; write one of {', '.join(FAILURES)}")
         self._pool.ticket_ended(self, kind, latency)
@@ -131,9 +139,14 @@ class Ticket:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if exc is None:
-            self.succeeded(self._pool.clock() - self.started)
+            self.succeeded(max(0.0, self._pool.clock() - self.started))
         else:
             self.failed("reset" if isinstance(exc, OSError) else "cancelled")
 
     def __repr__(self) -> str:
         return f"<Ticket {self.state.url}, {'in flight' if self.open else 'ended'}>"
+
+
+def _check_latency(latency: float) -> None:
+    if not 0 <= latency < math.inf:  # it would be in every average from then on
+        raise ValueError(f"latency is {latency!r}; write seconds, a finite number >= 0")

@@ -23,6 +23,8 @@ from lbclient.testing import FakeClock
         ("http://[::1]:8080", "http://[::1]:8080", "[::1]:8080", "[::1]:8080", ""),
         ("http://[::1]", "http://[::1]", "[::1]:80", "[::1]", ""),
         ("http://bücher:81", "http://bücher:81", "xn--bcher-kva:81", "xn--bcher-kva:81", ""),
+        ("http://[fe80::1%25eth0]:81", "http://[fe80::1%25eth0]:81", "[fe80::1%eth0]:81", "[fe80::1]:81", ""),
+        ("http://a_b.c-d.:81", "http://a_b.c-d.:81", "a_b.c-d.:81", "a_b.c-d.:81", ""),
         ("tcp://10.0.0.5:6379", "tcp://10.0.0.5:6379", "10.0.0.5:6379", "10.0.0.5:6379", ""),
         ("udp://10.0.0.5:53", "udp://10.0.0.5:53", "10.0.0.5:53", "10.0.0.5:53", ""),
     ],
@@ -56,6 +58,13 @@ def test_a_unix_socket_is_named_by_its_path() -> None:
         ("http://a?b=c", "no user, query or fragment"),
         ("http://a#b", "no user, query or fragment"),
         ("http://a/b c", "white space or control characters"),
+        ("http://a/é", "the path of backend 'http://a/é' is not percent-encoded"),
+        ("http://" + "a" * 64, "cannot be looked up"),
+        ("http://é..example", "cannot be looked up"),
+        ("http://a..b", "cannot be looked up"),
+        ("http://a,b", "has other characters than letters, digits"),
+        ("http://*.example", "has other characters than letters, digits"),
+        ("http://a\\b", "has other characters than letters, digits"),
         ("tcp://a", "needs a port; write it like 'tcp://10.0.0.5:6379'"),
     ],
 )
@@ -80,6 +89,34 @@ def test_a_weight_is_a_number(weight: object) -> None:
 def test_a_priority_is_a_whole_number_from_zero(priority: object) -> None:
     with pytest.raises(ValueError, match="write an integer >= 0"):
         Backend("http://a", priority=priority)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a\r\nX: y", "http://a", "a/b", "é", "[::1", "a:b"])
+def test_a_host_header_is_a_host(host: str) -> None:
+    with pytest.raises(ValueError, match=r"write a host, with a port if needed, like 'example.com:8080'"):
+        Backend("http://a", host=host)
+
+
+@pytest.mark.parametrize("host", ["example.com", "example.com:8080", "[::1]:8080", "10.0.0.5", "a_b"])
+def test_a_host_may_have_a_port(host: str) -> None:
+    assert Backend("http://a", host=host).host == host
+
+
+@pytest.mark.parametrize("option", ["host", "uds", "zone"])
+def test_names_are_strings(option: str) -> None:
+    with pytest.raises(TypeError, match=f"{option} of http://a is 3; write a string, or None"):
+        Backend("http://a", **{option: 3})  # type: ignore[arg-type]
+
+
+def test_a_unix_socket_has_a_path() -> None:
+    with pytest.raises(ValueError, match="uds of http://a is ''; write the path of a Unix socket"):
+        Backend("http://a", uds="")
+
+
+def test_metadata_is_a_mapping() -> None:
+    assert Backend("http://a", metadata=None).metadata == {}  # type: ignore[arg-type]  # as in the list of arguments
+    with pytest.raises(TypeError, match="metadata of http://a is 3; write a mapping"):
+        Backend("http://a", metadata=3)  # type: ignore[arg-type]
 
 
 def test_a_url_is_a_string() -> None:

@@ -314,3 +314,9 @@ def test_no_pick_slips_through_a_drain_that_has_begun() -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_guard_is_one() -> None:
+    pool, _ = pool_of("http://a")
+    with pytest.raises(TypeError, match=r"guard is 30; write Guard\(...\), or None"):
+        Swap(pool, ["http://b"], 30)  # type: ignore[arg-type]

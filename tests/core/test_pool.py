@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import ssl
 import threading
 from collections.abc import Sequence
 
@@ -519,6 +520,11 @@ def test_large_pools_do_without_the_loads_in_the_record() -> None:
         ),
         ([A], {"passive": True}, TypeError, r"passive is True; write PassiveHealth\(...\), or None"),
         ([A], {"connect": {}}, TypeError, r"connect is {}; write Connect\(...\), or None"),
+        (None, {}, TypeError, "backends is None; write a list of URLs or Backends"),
+        ([A], {"name": ""}, ValueError, "name is ''; write one, like 'orders'"),
+        ([A], {"name": 3}, TypeError, "name is 3; write a string, like 'orders'"),
+        ([A], {"clock": None}, TypeError, "clock is None; write a function such as time.monotonic"),
+        ([A], {"rng": 7}, TypeError, r"rng is 7; write random.Random\(...\), or None"),
         ([A], {"slow_start": -1}, ValueError, "slow_start is -1; write a number of 0 or more"),
         ([A], {"panic_threshold": 50}, ValueError, "panic_threshold is 50; write a number from 0 to 1"),
         ([A], {"panic_threshold": 0.5, "fail_open": False}, ValueError, "leave one of them out"),
@@ -542,6 +548,14 @@ def test_bad_input_is_refused_with_what_to_write(
         ({"keepalive_expiry": -1}, ValueError, "keepalive_expiry is -1"),
         ({"connect_timeout": 0}, ValueError, "connect_timeout is 0; write a number above 0"),
         ({"connect_timeout": None}, TypeError, "connect_timeout is None; write a number above 0"),
+        ({"verify": None}, TypeError, "verify is None; write True, False, the path of a CA bundle"),
+        ({"verify": 0}, TypeError, "verify is 0; write True, False"),
+        ({"cert": 3}, TypeError, r"cert is 3; write a file, or \(certificate, key\)"),
+        ({"cert": ["a", "b"]}, TypeError, r"cert is \['a', 'b'\]; write a file, or \(certificate, key\)"),
+        ({"local_address": 3}, TypeError, "local_address is 3; write an address"),
+        ({"socket_options": 3}, TypeError, "socket_options is 3; write a list of what setsockopt takes"),
+        ({"socket_options": "123"}, TypeError, "socket_options is '123'; write a list"),
+        ({"socket_options": [(1, 9)]}, TypeError, r"socket_options has \(1, 9\); write a list"),
         ({"engine": "warp"}, ValueError, "engine is 'warp'; write one of auto, native, httpcore"),
         ({"engine": "native", "http2": True}, ValueError, "'native', which speaks HTTP/1.1 only"),
     ],
@@ -556,6 +570,51 @@ def test_connection_options_out_of_range_are_refused(
 def test_no_limits_are_limits_too() -> None:
     connect = Connect(max_connections=None, max_idle=None, keepalive_expiry=None)
     assert connect.max_connections is None
+
+
+def test_a_tls_context_and_certificates_are_taken_as_they_are() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    assert Connect(verify=context).verify is context
+    assert Connect(verify="ca.pem", cert=("a", "b")).cert == ("a", "b")
+    assert Connect(socket_options=[(1, 9, 1)]).socket_options == [(1, 9, 1)]
+
+
+def test_excluded_is_whoever_is_meant() -> None:
+    pool, _ = make_pool(A, B)
+    for exclude in ([A], {A}, (A + "/",), {A: 1}):
+        assert [pool.pick(exclude=exclude).backend.url for _ in range(2)] == [B, B]
+    for one in (A, (url for url in [A])):
+        with pytest.raises(TypeError, match=r"write a collection of URLs, like"):
+            pool.pick(exclude=one)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="url is Backend"):
+        pool.pick(exclude=[Backend(A)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("method", ["remove", "disable", "enable", "begin_drain"])
+def test_a_backend_is_named_by_its_url(method: str) -> None:
+    pool, _ = make_pool(A, B)
+    getattr(pool, method)(A + "/")
+    for wrong in (None, Backend(B)):
+        with pytest.raises(TypeError, match=r"write the URL of a backend, like"):
+            getattr(pool, method)(wrong)
+
+
+def test_a_verdict_is_true_or_false() -> None:
+    pool, _ = make_pool(A)
+    with pytest.raises(TypeError, match="passed is 'false'; write True or False"):
+        pool.report_probe(A, "false")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("latency", [-0.1, float("nan"), float("inf")])
+def test_a_latency_is_finite_and_not_negative(latency: float) -> None:
+    pool, _ = make_pool(A)
+    ticket = pool.pick()
+    with pytest.raises(ValueError, match="write seconds, a finite number >= 0"):
+        ticket.succeeded(latency)
+    with pytest.raises(ValueError, match="write seconds, a finite number >= 0"):
+        ticket.failed("timeout", latency)
+    ticket.failed("timeout", 0.0)
+    assert of(pool, A).failures == 1
 
 
 # Leaving and returning

@@ -19,7 +19,17 @@ import lbclient
 from lbclient import AsyncBalancedTransport, Backend, Connect, HttpProbe, NoBackendAvailable, Pool, Record
 from tests.conftest import MakeRawServer, SharedServers
 from tests.servers import free_port
-from tests.servers.raw import after_request, fin, fin_mid_body, reply, reset, reset_mid_body, respond, stall
+from tests.servers.raw import (
+    Connection,
+    after_request,
+    fin,
+    fin_mid_body,
+    reply,
+    reset,
+    reset_mid_body,
+    respond,
+    stall,
+)
 from tests.transport.engines import anyio_backend as anyio_backend  # over every engine
 
 LOGICAL = "http://orders"
@@ -704,6 +714,86 @@ async def test_a_backend_declared_anew_is_seen_by_the_next_request(raw_server: M
         await http.get("/")
     assert b"Host: api.internal" in server.requests[1]
     assert server.accepted == 1
+
+
+# What is wrong with a request
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("/42", "'/42' has no 'http://' or 'https://'; .* give the client a base_url"),
+        ("ftp://orders/42", "unsupported protocol 'ftp':// instead of 'http://' or 'https://'"),
+    ],
+)
+async def test_a_url_that_is_not_https_is_refused_as_httpx_does(url: str, words: str) -> None:
+    transport = AsyncBalancedTransport(["http://127.0.0.1:1"])
+    async with httpx.AsyncClient(transport=transport) as http:
+        with pytest.raises(httpx.UnsupportedProtocol, match=words) as caught:
+            await http.get(url)
+        assert str(caught.value.request.url) == url
+    assert transport.pools["default"].status().backends[0].picks == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ("tenant-7", TypeError, r'request.extensions\["lbclient"\] is .*; write a dict'),
+        ({"idempotent": "no"}, TypeError, "idempotent is 'no'; write True or False"),
+        ({"deadline": -1}, ValueError, "deadline is -1; write a number above 0"),
+    ],
+)
+async def test_what_a_request_asks_of_the_balancer_is_checked(
+    options: object, error: type[Exception], words: str
+) -> None:
+    transport = AsyncBalancedTransport(["http://127.0.0.1:1"])
+    async with client(transport) as http:
+        with pytest.raises(error, match=words):
+            await http.get("/", extensions={"lbclient": options})
+    assert transport.pools["default"].status().backends[0].picks == 0
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [ValueError("mine"), OSError("disk"), httpx.ReadError("of another server"), httpx.ReadTimeout("late")],
+    ids=lambda raised: type(raised).__name__,
+)
+async def test_what_the_callers_body_raises_blames_nobody(servers: SharedServers, raised: Exception) -> None:
+    (server,) = servers("uvicorn", 1)
+    transport = AsyncBalancedTransport([server.url, server.url + "/other"], algorithm="first")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"begun"
+        raise raised
+
+    async with client(transport) as http:
+        with pytest.raises(type(raised)) as caught:
+            await http.put("/echo", content=body())
+    assert caught.value is raised
+    (attempt,) = raised.lbclient.attempts  # type: ignore[attr-defined]
+    assert attempt.outcome.startswith("ours")
+    assert [status.failures for status in transport.pools["default"].status().backends] == [0, 0]
+    assert in_flight(transport) == 0
+
+
+async def test_nor_does_a_body_that_raises_after_the_answer_has_begun(raw_server: MakeRawServer) -> None:
+    def answer_early(connection: Connection) -> None:
+        connection.read()
+        connection.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbeg")
+        stall(connection)
+
+    transport = AsyncBalancedTransport([raw_server(answer_early).url])
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"begun"
+        await anyio.sleep(0.1)
+        raise httpx.ReadError("of another server")
+
+    async with client(transport) as http:
+        with pytest.raises(httpx.ReadError, match="of another server"):
+            await http.put("/", content=body())
+    assert transport.pools["default"].status().backends[0].failures == 0
+    assert in_flight(transport) == 0
 
 
 # Closed means closed

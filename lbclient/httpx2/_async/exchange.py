@@ -22,7 +22,7 @@ from lbclient.core.learning import ASK_FOR_TIME
 from lbclient.core.load_report import reported_in_flight
 from lbclient.core.outcome import BACKEND_S_FAULT, ENDINGS, Ending, Outcome
 from lbclient.core.ticket import Ticket
-from lbclient.httpx2._async.body import Body, body_of, is_replayable
+from lbclient.httpx2._async.body import Body, OnceBody, body_of, is_replayable
 from lbclient.httpx2._async.engine import Answer, Engine, Progress
 from lbclient.httpx2._async.errors import DeadlineExceeded, NoBackendAvailable, ending_of, explained
 from lbclient.httpx2._async.race import race
@@ -215,8 +215,10 @@ class Exchange:
                 ticket.state.backend, self._request, self._headers, self._timeouts, progress
             )
         except BaseException as exc:
-            elapsed = clock() - ticket.started
+            elapsed = max(0.0, clock() - ticket.started)
             ending = ending_of(exc, progress)
+            if self._once is not None and self._once.raised and isinstance(exc, Exception):
+                ending = Ending.OURS  # a body may come from another server, and raise what that did
             if ending in _TIMEOUTS and plan.hurried(ticket):
                 ending = Ending.HURRIED
             if self._is_closed() and ENDINGS[ending].failure in BACKEND_S_FAULT:
@@ -245,7 +247,12 @@ class Exchange:
         """The body of a response, which holds the ticket and the connection."""
         plan = self._plan
         left = None if plan.deadline is None else plan.left
-        return BalancedStream(answer.stream, ticket, Record(plan), answer.lease, left)
+        return BalancedStream(answer.stream, ticket, Record(plan), answer.lease, left, self._once)
+
+    @property
+    def _once(self) -> OnceBody | None:
+        """The body, where it is a stream of the caller's, which may raise."""
+        return self._body if isinstance(self._body, OnceBody) else None
 
     def _explained(self, exc: Exception) -> Exception:
         explained(exc, Record(self._plan))

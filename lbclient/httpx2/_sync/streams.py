@@ -14,6 +14,7 @@ from lbclient.core.explain import Record
 from lbclient.core.outcome import ENDINGS, Ending
 from lbclient.core.ticket import Ticket
 from lbclient.httpx2._async.errors import DeadlineExceeded, as_httpx, ending_of_body, explained
+from lbclient.httpx2._sync.body import OnceBody
 from lbclient.httpx2._sync.connections import Connection, Connections
 
 DISCARD_WITHIN = 0.1  # seconds
@@ -54,6 +55,7 @@ class BalancedStream(httpx2.SyncByteStream, Iterator[bytes]):
         record: For the exceptions, and for the response.
         lease: The connection; None for a transport of the caller's, which sees to its own.
         left: Seconds until the request's deadline, when it has one.
+        sent: What is sent meanwhile, where that may raise: a server may answer before it has read all of it.
 
     Attributes:
         response: What it is the body of, until it ends. httpx2 wraps the body in something that holds the response, a
@@ -70,12 +72,14 @@ class BalancedStream(httpx2.SyncByteStream, Iterator[bytes]):
         record: Record,
         lease: Lease | None,
         left: Callable[[], float] | None = None,
+        sent: OnceBody | None = None,
     ) -> None:
         self._source = source
         self._ticket = ticket
         self.record = record
         self._lease = lease
         self._left = left
+        self._sent = sent
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
@@ -92,13 +96,19 @@ class BalancedStream(httpx2.SyncByteStream, Iterator[bytes]):
             raise
         except Exception as exc:
             mapped = as_httpx(exc)
-            ended = self._lease is not None and self._lease.connections.ended
-            self._ticket.failed(ENDINGS[Ending.CUT if ended else ending_of_body(mapped)].failure)
+            self._ticket.failed(ENDINGS[self._ending_of(mapped)].failure)
             explained(mapped, self.record)
             if mapped is exc:
                 raise
             raise mapped from exc
         return part
+
+    def _ending_of(self, exc: Exception) -> Ending:
+        if self._sent is not None and self._sent.raised:
+            return Ending.OURS
+        if self._lease is not None and self._lease.connections.ended:
+            return Ending.CUT
+        return ending_of_body(exc)
 
     def close(self) -> None:
         """The end of the body, or the caller's loss of interest in it."""
