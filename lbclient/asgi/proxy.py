@@ -10,6 +10,7 @@ import httpx
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.exchange import exchange
 from lbclient.asgi.forwarding import ClientFrom
+from lbclient.asgi.loop_ends import LoopEnds
 from lbclient.asgi.settings import DEFAULT_TIMEOUT, Settings
 from lbclient.asgi.types import Receive, Scope, Send
 from lbclient.core.checks import check_flag
@@ -102,6 +103,8 @@ class ReverseProxy:
             self.transport = target
         else:
             self.transport = AsyncBalancedTransport(target, **pool_options)
+            self.transport._says_so = False  # whom nobody tells that it ends cannot close it
+        self._loop_ends = LoopEnds(self.transport) if self._owns_transport else None
 
     def __repr__(self) -> str:
         return f"<ReverseProxy {self.transport!r}>"
@@ -111,7 +114,10 @@ class ReverseProxy:
         kind = scope["type"]
         if kind == "lifespan":
             await self._lifespan(receive, send)
-        elif kind == "http":
+            return
+        if self._loop_ends is not None:
+            await self._loop_ends.wait_in_this_loop()
+        if kind == "http":
             await exchange(self.transport, self.settings, self._strip_root_path, scope, receive, send)
         elif kind == "websocket":
             from lbclient.asgi.websocket import relay  # wsproto is an extra
@@ -123,12 +129,15 @@ class ReverseProxy:
     async def start(self) -> None:
         """Begin to probe in this event loop. Without it (mounted apps get no lifespan events) a thread does that."""
         if self._owns_transport:
+            self._loop_ends = None
             await self.transport.__aenter__()
 
     async def aclose(self) -> None:
         """Close the transport, unless it was given."""
         if self._owns_transport:
             await self.transport.aclose()
+            if self._loop_ends is not None:
+                self._loop_ends.forget()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -69,6 +69,7 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
         self._left: set[PoolIO] = set()
         self._entered = False
         self._closed = False
+        self._says_so = True  # when nobody closes it
         self._changing: dict[tuple[str, str | None], str] = {}
         self._changing_lock = new_lock()
 
@@ -289,7 +290,7 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not sys.is_finalizing():
             were_open = [io.pool.name for io in self._ios.values() if io.drop()]
-            if were_open:
+            if were_open and self._says_so:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
 
     def _check_open(self) -> None:

@@ -120,11 +120,17 @@ class PoolIO:
     def drop(self) -> bool:
         """End it without awaiting, because nobody closed it. Whether there were connections."""
         self.probing.drop()
-        was_open = False
-        for loop, engine in self._engines.items():
-            was_open = was_open or engine.is_open
-            with suppress(RuntimeError):  # the loop is closed, and its connections with it
-                call_soon(loop, engine.drop)
+        return sum(self.drop_in(loop) for loop in self._engines_by_loop()) > 0
+
+    def drop_in(self, loop: Loop) -> bool:
+        """Close without awaiting what is open in one event loop. Whether there was anything."""
+        with self._lock:
+            engine = self._engines.pop(loop, None)
+        if engine is None:
+            return False
+        was_open = engine.is_open
+        with suppress(RuntimeError):  # the loop is closed, and its connections with it
+            call_soon(loop, engine.drop)
         return was_open
 
     def close(self) -> None:
