@@ -41,7 +41,7 @@ def draw(rows: Sequence[Row], title: str, picture: Path) -> None:
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # pyright: ignore[reportUnknownMemberType]  # its other parameter's type
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -80,8 +80,8 @@ def _distributions(axis: Any, rows: Sequence[Row], colours: dict[str, str]) -> N
         )
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("0.", ".") if value < 1 else "all")
+    axis.xaxis.set_major_formatter(_plain)
+    axis.yaxis.set_major_formatter(_share)
     axis.set_title("Requests that take longer than")
     axis.set_xlabel("milliseconds")
     axis.grid(visible=True, color="#e6e9ed")
@@ -168,3 +168,11 @@ def _spells(shares: Sequence[float]) -> Iterator[tuple[int, int]]:
 
 def _name(row: Row) -> str:
     return row.algorithm.replace("_", " ")
+
+
+def _plain(value: float, _position: float | None) -> str:
+    return f"{value:g}"
+
+
+def _share(value: float, _position: float | None) -> str:
+    return f"{value:.3g}".replace("0.", ".") if value < 1 else "all"
