@@ -19,7 +19,7 @@ from lbclient._async.errors import DeadlineExceeded, NoBackendAvailable, ending_
 from lbclient._async.race import race
 from lbclient._async.streams import BalancedStream
 from lbclient.core import errors as core_errors
-from lbclient.core.attempts import Attempts, Step
+from lbclient.core.attempts import SOON, Attempts, Step
 from lbclient.core.explain import Record
 from lbclient.core.facts import Header
 from lbclient.core.learning import ASK_FOR_TIME
@@ -155,7 +155,7 @@ class Exchange:
                 if step is not None:
                     following = await self._after_wait(step)
                 if following is None:
-                    if plan.left() > 0:
+                    if plan.left() > SOON:
                         explained(exc, Record(plan))
                         raise
                     words = f"the deadline of the request passed, in its attempt {len(plan.log)}: {exc}"

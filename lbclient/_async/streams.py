@@ -12,6 +12,7 @@ import httpx
 from lbclient._async.body import OnceBody
 from lbclient._async.connections import Connection, Connections
 from lbclient._async.errors import DeadlineExceeded, as_httpx, ending_of_body, explained
+from lbclient.core.attempts import SOON
 from lbclient.core.explain import Record
 from lbclient.core.outcome import ENDINGS, Ending
 from lbclient.core.ticket import Ticket
@@ -96,6 +97,10 @@ class BalancedStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
         except Exception as exc:
             mapped = as_httpx(exc)
             self._ticket.failed(ENDINGS[self._ending_of(mapped)].failure)
+            if isinstance(mapped, httpx.TimeoutException) and self._left is not None and self._left() <= SOON:
+                mapped = DeadlineExceeded(
+                    f"the deadline of the request passed while its response was read: {mapped}"
+                )
             explained(mapped, self.record)
             if mapped is exc:
                 raise

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lbclient.core.waiting import Place
 
 
-_SOON = 0.002  # seconds: timers may be early, and an attempt takes longer
+SOON = 0.002  # seconds: timers may be early, and an attempt takes longer
 
 
 class Step(NamedTuple):
@@ -108,7 +108,7 @@ class Attempts:
 
     def hurried(self, ticket: Ticket) -> bool:
         """Whether a timeout was the deadline's doing, and not the backend's: that had less than half of it."""
-        return self.left() <= _SOON and self.pool.clock() - ticket.started < self._seconds / 2
+        return self.left() <= SOON and self.pool.clock() - ticket.started < self._seconds / 2
 
     # Whom to try
 
@@ -185,7 +185,7 @@ class Attempts:
         ticket, outcome = self.last
         if retry is None or not replayable or not self._may_follow(retry, outcome):
             return None
-        if self.left() <= _SOON:
+        if self.left() <= SOON:
             return None
         if outcome.ending is Ending.STALE and not self._free:
             again = self.pool.pick_tied(ticket.state.url, self._cost)

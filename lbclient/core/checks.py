@@ -81,14 +81,27 @@ def check_peer(peer: object) -> None:
         raise ValueError(f"peer is {peer!r}; the index is from 0 to count - 1: write {allowed}")
 
 
+def check_statuses(name: str, statuses: object) -> None:
+    """`statuses` is a collection of HTTP statuses.
+
+    Raises:
+        TypeError: It is no collection, or has something else than whole numbers.
+        ValueError: One of them is no status.
+    """
+    if isinstance(statuses, (str, bytes)) or not isinstance(statuses, Collection):
+        raise TypeError(f"{name} is {statuses!r}; write a collection, like (502, 503)")
+    for status in cast("Collection[object]", statuses):
+        check_whole(f"a status in {name}", status, at_least=100, at_most=599)
+
+
 def check_methods(methods: Collection[str]) -> None:
     """`methods` is a collection of HTTP methods in upper case.
 
     Raises:
-        TypeError: It is a single string.
+        TypeError: It is a single string, or no collection.
         ValueError: One of them is not in upper case.
     """
-    if isinstance(methods, str):
+    if isinstance(methods, (str, bytes)) or not isinstance(methods, Collection):
         raise TypeError(f"methods is {methods!r}; write a collection, like ('GET', 'PUT')")
     for method in methods:
         if not isinstance(method, str) or method != method.upper():

@@ -49,7 +49,7 @@ from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
 
-from lbclient.core.checks import check_flag, check_fraction, check_number, check_whole
+from lbclient.core.checks import check_flag, check_fraction, check_number, check_statuses, check_whole
 
 _NEVER = math.inf
 _NOT_FAILURES = frozenset({501, 505})  # "not implemented" and "version not supported" are about the request
@@ -133,10 +133,8 @@ class PassiveHealth:
                 f"max_ejection is {self.max_ejection}; write at least base_ejection ({self.base_ejection})"
             )
         if self.failure_statuses is not None:
-            statuses = frozenset(self.failure_statuses)
-            for status in statuses:
-                check_whole("a status in failure_statuses", status, at_least=100, at_most=599)
-            object.__setattr__(self, "failure_statuses", statuses)
+            check_statuses("failure_statuses", self.failure_statuses)
+            object.__setattr__(self, "failure_statuses", frozenset(self.failure_statuses))
 
     def is_failure(self, status: int) -> bool:
         """Whether a response with this status counts against the backend that sent it."""

@@ -11,7 +11,7 @@ from tenacity.stop import stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from lbclient.core.budget import RetryBudget
-from lbclient.core.checks import check_methods, check_number, check_whole
+from lbclient.core.checks import check_methods, check_number, check_statuses, check_whole
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -58,8 +58,7 @@ class Retry:
         for name, policy in (("stop", self.stop), ("wait", self.wait)):
             if isinstance(policy, (int, float)) or not callable(policy):
                 raise TypeError(f"{name} is {policy!r}; write a policy of tenacity's, like {_EXAMPLES[name]}")
-        for status in self.statuses:
-            check_whole("a status", status, at_least=100, at_most=599)
+        check_statuses("statuses", self.statuses)
         check_methods(self.methods)
         if self.budget is not None and not isinstance(self.budget, RetryBudget):
             raise TypeError(f"budget is {self.budget!r}; write RetryBudget(...), or None for no limit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbclient.core.checks import check_number, check_whole
+from lbclient.core.checks import check_methods, check_number, check_statuses, check_whole
 from lbclient.testing import FakeClock
 
 
@@ -28,6 +28,21 @@ def test_the_allowed_range_is_told(limits: dict[str, float], words: str) -> None
 def test_what_is_in_range_passes() -> None:
     assert check_number("share", 0.5, above=0, at_most=1) == 0.5
     assert check_whole("count", 3, at_least=1, at_most=3) == 3
+
+
+@pytest.mark.parametrize("statuses", [503, "503", b"503", (status for status in (502, 503)), None])
+def test_statuses_are_a_collection(statuses: object) -> None:
+    with pytest.raises(TypeError, match=r"^statuses is .*; write a collection, like \(502, 503\)$"):
+        check_statuses("statuses", statuses)
+    with pytest.raises(ValueError, match="a status in statuses is 99; write a whole number from 100 to 599"):
+        check_statuses("statuses", [99])
+    check_statuses("statuses", range(500, 600))
+
+
+@pytest.mark.parametrize("methods", ["GET", b"GET", (method for method in ("GET",)), 3])
+def test_methods_are_a_collection(methods: object) -> None:
+    with pytest.raises(TypeError, match=r"^methods is .*; write a collection, like \('GET', 'PUT'\)$"):
+        check_methods(methods)  # type: ignore[arg-type]
 
 
 def test_true_is_no_number() -> None:

@@ -192,8 +192,13 @@ async def test_the_deadline_covers_the_body(raw_server: MakeRawServer) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"
     slow = raw_server(reply(head, then=stall))
     async with client(first(slow.url), timeout=5) as http:
-        with anyio.fail_after(3), pytest.raises(httpx.TimeoutException):
+        with (
+            anyio.fail_after(3),
+            pytest.raises(DeadlineExceeded, match="while its response was read") as caught,
+        ):
             await http.get("/", extensions={"lbclient": {"deadline": 0.2}})
+    assert isinstance(caught.value, httpx.TimeoutException)
+    assert caught.value.lbclient.backend == slow.url  # type: ignore[attr-defined]
 
 
 # Races

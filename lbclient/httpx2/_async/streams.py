@@ -10,6 +10,7 @@ from contextlib import suppress
 import anyio
 import httpx2
 
+from lbclient.core.attempts import SOON
 from lbclient.core.explain import Record
 from lbclient.core.outcome import ENDINGS, Ending
 from lbclient.core.ticket import Ticket
@@ -97,6 +98,14 @@ class BalancedStream(httpx2.AsyncByteStream, AsyncIterator[bytes]):
         except Exception as exc:
             mapped = as_httpx(exc)
             self._ticket.failed(ENDINGS[self._ending_of(mapped)].failure)
+            if (
+                isinstance(mapped, httpx2.TimeoutException)
+                and self._left is not None
+                and self._left() <= SOON
+            ):
+                mapped = DeadlineExceeded(
+                    f"the deadline of the request passed while its response was read: {mapped}"
+                )
             explained(mapped, self.record)
             if mapped is exc:
                 raise

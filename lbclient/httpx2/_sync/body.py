@@ -23,13 +23,20 @@ def body_of(request: httpx2.Request, keep: int) -> Body:
     Args:
         request: The caller's.
         keep: Bytes of a body that can be read only once to keep for another attempt.
+
+    Raises:
+        TypeError: It is a request of another kind of client.
     """
     stream = request.stream
     if isinstance(stream, (httpx2.ByteStream, OnceBody)):
         return stream
     if isinstance(stream, MultipartStream) and all(map(_is_rereadable, stream.fields)):
         return stream
-    assert isinstance(stream, httpx2.SyncByteStream)  # httpx2's client has seen to that
+    if not isinstance(stream, httpx2.SyncByteStream):
+        raise TypeError(
+            f"the body of {request!r} is {stream!r}, no httpx2.SyncByteStream; "
+            "clients and transports of httpx and httpx2, and sync and async ones, do not mix"
+        )
     return OnceBody(stream, keep)
 
 

@@ -15,7 +15,7 @@ from lbclient._async.deadline import TrimmedTimeouts
 from lbclient._sync import blocking as anyio
 from lbclient._sync.blocking import Wake
 from lbclient.core import errors as core_errors
-from lbclient.core.attempts import Attempts, Step
+from lbclient.core.attempts import SOON, Attempts, Step
 from lbclient.core.explain import Record
 from lbclient.core.facts import Header
 from lbclient.core.learning import ASK_FOR_TIME
@@ -156,7 +156,7 @@ class Exchange:
                 if step is not None:
                     following = self._after_wait(step)
                 if following is None:
-                    if plan.left() > 0:
+                    if plan.left() > SOON:
                         explained(exc, Record(plan))
                         raise
                     words = f"the deadline of the request passed, in its attempt {len(plan.log)}: {exc}"

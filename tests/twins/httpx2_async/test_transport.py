@@ -781,6 +781,15 @@ async def test_nor_does_a_body_that_raises_after_the_answer_has_begun(raw_server
     assert in_flight(transport) == 0
 
 
+async def test_a_request_of_another_kind_of_client_is_refused() -> None:
+    async with AsyncBalancedTransport(["http://127.0.0.1:1"]) as transport:
+        request = httpx2.Request("GET", LOGICAL)
+        request.stream = object()  # type: ignore[assignment]
+        with pytest.raises(TypeError, match="sync and async ones, do not mix"):
+            await transport.handle_async_request(request)
+    assert transport.pools["default"].status().backends[0].picks == 0
+
+
 # Closed means closed
 
 

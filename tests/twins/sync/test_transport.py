@@ -774,6 +774,15 @@ def test_nor_does_a_body_that_raises_after_the_answer_has_begun(raw_server: Make
     assert in_flight(transport) == 0
 
 
+def test_a_request_of_another_kind_of_client_is_refused() -> None:
+    with BalancedTransport(["http://127.0.0.1:1"]) as transport:
+        request = httpx.Request("GET", LOGICAL)
+        request.stream = object()  # type: ignore[assignment]
+        with pytest.raises(TypeError, match="sync and async ones, do not mix"):
+            transport.handle_request(request)
+    assert transport.pools["default"].status().backends[0].picks == 0
+
+
 # Closed means closed
 
 
