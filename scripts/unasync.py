@@ -86,6 +86,7 @@ TESTED = {
     "faults/test_blame": ("sync",),
     "transport/test_connections": ("sync",),
     "transport/test_http2_blame": ("sync",),
+    "transport/test_informational": ("sync",),
     "transport/test_native": ("sync",),
     "transport/test_socket_connection": ("sync",),
 }

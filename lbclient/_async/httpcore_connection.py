@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import h11
 import httpcore
 
 from lbclient._async.connections import Connection
 from lbclient._async.http2 import HTTP2Connection
+from lbclient._async.http11 import Informed
 from lbclient._async.network import CountedStream
+from lbclient.core.facts import Header
+
+
+class HTTP11Connection(httpcore.AsyncHTTP11Connection):
+    """httpcore's, which keeps to itself what comes before a response and behind it.
+
+    The responses' extension "trailers" is a list that is filled when the body has been read.
+    """
+
+    _informed: Informed | None = None
+    _trailers: list[Header]
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        """As httpcore's."""
+        self._informed = cast("Any", request).extensions.get("on_informational")
+        trailers: list[Header] = []
+        self._trailers = trailers
+        response = await super().handle_async_request(request)
+        cast("Any", response).extensions["trailers"] = trailers
+        return response
+
+    async def _receive_event(self, timeout: float | None = None) -> Any:
+        event = await super()._receive_event(timeout)
+        if isinstance(event, h11.InformationalResponse):
+            if self._informed is not None and event.status_code not in (100, 101):
+                self._informed(event.status_code, event.headers.raw_items())
+        elif isinstance(event, h11.EndOfMessage):
+            self._trailers += event.headers.raw_items()
+        return event
 
 
 class HttpcoreConnection(Connection):
@@ -19,7 +52,7 @@ class HttpcoreConnection(Connection):
 
     __slots__ = ("core", "stream")
 
-    def __init__(self, core: httpcore.AsyncHTTP11Connection | HTTP2Connection, stream: CountedStream) -> None:
+    def __init__(self, core: HTTP11Connection | HTTP2Connection, stream: CountedStream) -> None:
         super().__init__(shared=isinstance(core, HTTP2Connection))
         self.core = core
         self.stream = stream
@@ -34,7 +67,7 @@ class HttpcoreConnection(Connection):
         core = self.core
         if not core.is_idle():
             return False
-        assert isinstance(core, httpcore.AsyncHTTP11Connection)
+        assert isinstance(core, HTTP11Connection)
         return not core._h11_state.trailing_data[0] and not self.stream.holds_bytes
 
     @property

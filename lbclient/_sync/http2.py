@@ -17,6 +17,7 @@ The frames and the state are h2's and httpcore's. What differs here, each of it 
 * A read timeout is that of one request. In httpcore it fails all of them; and who waits for another one's read to
   return has no timeout.
 * What came while nobody was reading (GOAWAY, a close) is read before the connection is used again.
+* What comes before a response (1xx) and behind it (trailers) is told of.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from weakref import WeakSet
 
 import httpcore
 
+from lbclient._async.http11 import Informed
 from lbclient._sync import blocking as anyio
 from lbclient._sync.sockets import lock
+from lbclient.core.facts import Header
 
 if TYPE_CHECKING:
     import h2.events
@@ -84,6 +87,7 @@ class HTTP2Connection(httpcore.HTTP2Connection):
         self.quiet = False
         self._queued: set[httpcore.Request] = set()
         self._sent: WeakSet[httpcore.Request] = WeakSet()
+        self._beside: dict[int, tuple[Informed | None, list[Header]]] = {}  # 1xx and trailers, by stream
 
     @property
     def stream_limit(self) -> int:
@@ -123,7 +127,7 @@ class HTTP2Connection(httpcore.HTTP2Connection):
             raise httpcore.ConnectError(f"the server does not speak HTTP/2: {exc!r}") from exc
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
-        """As httpcore's.
+        """As httpcore's; the extension "trailers" is a list that is filled when the body has been read.
 
         Raises:
             httpcore.ConnectionNotAvailable: The server had closed, or begun to: nothing was sent.
@@ -137,7 +141,10 @@ class HTTP2Connection(httpcore.HTTP2Connection):
                 self._catch_up()
                 if not self._events:  # nobody else has begun meanwhile
                     self.quiet = self._has_rested
-            return super().handle_request(request)
+            response = super().handle_request(request)
+            extensions: dict[str, Any] = cast("Any", response).extensions
+            _, extensions["trailers"] = self._beside[extensions["stream_id"]]
+            return response
         except httpcore.ConnectionNotAvailable as exc:
             if not new:
                 raise
@@ -182,6 +189,7 @@ class HTTP2Connection(httpcore.HTTP2Connection):
             raise httpcore.ConnectionNotAvailable
         from h2.exceptions import ProtocolError
 
+        self._beside[stream_id] = (cast("Any", request).extensions.get("on_informational"), [])
         self._queued.add(request)
         try:
             super()._send_request_headers(request, stream_id)
@@ -314,7 +322,15 @@ class HTTP2Connection(httpcore.HTTP2Connection):
 
     def _receive(self, request: httpcore.Request, unless: Callable[[], bool] = lambda: False) -> None:
         """Read once on behalf of all streams, `unless` that has come true while somebody else was reading."""
-        from h2.events import DataReceived, RemoteSettingsChanged, ResponseReceived, StreamEnded, StreamReset
+        from h2.events import (
+            DataReceived,
+            InformationalResponseReceived,
+            RemoteSettingsChanged,
+            ResponseReceived,
+            StreamEnded,
+            StreamReset,
+            TrailersReceived,
+        )
 
         with self._read_lock:
             if unless():
@@ -323,9 +339,22 @@ class HTTP2Connection(httpcore.HTTP2Connection):
                 if isinstance(event, (ResponseReceived, DataReceived, StreamEnded, StreamReset)):
                     if event.stream_id in self._events:
                         self._events[event.stream_id].append(event)
+                elif isinstance(event, (InformationalResponseReceived, TrailersReceived)):
+                    self._tell(event)
                 elif isinstance(event, RemoteSettingsChanged):
                     self._settled = True
         self._flush(request)
+
+    def _tell(self, event: h2.events.InformationalResponseReceived | h2.events.TrailersReceived) -> None:
+        if event.stream_id not in self._beside:
+            return
+        informed, trailers = self._beside[event.stream_id]
+        headers = event.headers
+        status = next((int(value) for name, value in headers if name == b":status"), None)
+        if status is None:
+            trailers += headers
+        elif informed is not None and status != 100:
+            informed(status, [header for header in headers if header[0] != b":status"])
 
     def _flush(self, request: httpcore.Request) -> None:
         """Send what h2 has to acknowledge. Who has answered and closed takes it no more: no reason not to read on."""
@@ -359,6 +388,7 @@ class HTTP2Connection(httpcore.HTTP2Connection):
     # Ending
 
     def _response_closed(self, stream_id: int) -> None:
+        self._beside.pop(stream_id, None)
         with anyio.CancelScope(shield=True):
             try:
                 if super().is_available() and self._give_up(stream_id):

@@ -23,7 +23,7 @@ from lbclient.core.outcome import Ending
 from lbclient.httpx2._async.errors import as_httpx
 from lbclient.httpx2._sync.connections import OPEN, Connections
 from lbclient.httpx2._sync.http2 import GoingAway, HTTP2Connection, NotProcessed
-from lbclient.httpx2._sync.httpcore_connection import HttpcoreConnection
+from lbclient.httpx2._sync.httpcore_connection import HTTP11Connection, HttpcoreConnection
 from lbclient.httpx2._sync.network import open_stream
 from lbclient.httpx2._sync.retarget import Target
 from lbclient.httpx2._sync.streams import Lease
@@ -299,13 +299,13 @@ class HttpcoreEngine(PooledEngine):
             raise
         tls = stream.get_extra_info("ssl_object") if target.secure else None
         http2 = (tls is not None and tls.selected_alpn_protocol() == "h2") or not connect.http1
-        core: httpcore2.HTTP11Connection | HTTP2Connection
+        core: HTTP11Connection | HTTP2Connection
         try:
             if http2:
                 core = shared = HTTP2Connection(target.origin, stream)
                 shared.start(None if deadline is None else max(0.0, deadline - anyio.current_time()))
             else:
-                core = httpcore2.HTTP11Connection(target.origin, stream)
+                core = HTTP11Connection(target.origin, stream)
             connection = HttpcoreConnection(core, stream)
             connections.opened(connection)
         except BaseException:

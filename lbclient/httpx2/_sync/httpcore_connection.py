@@ -3,11 +3,44 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import h11
 import httpcore2
 
+from lbclient.core.facts import Header
+from lbclient.httpx2._async.http11 import Informed
 from lbclient.httpx2._sync.connections import Connection
 from lbclient.httpx2._sync.http2 import HTTP2Connection
 from lbclient.httpx2._sync.network import CountedStream
+
+
+class HTTP11Connection(httpcore2.HTTP11Connection):
+    """httpcore's, which keeps to itself what comes before a response and behind it.
+
+    The responses' extension "trailers" is a list that is filled when the body has been read.
+    """
+
+    _informed: Informed | None = None
+    _trailers: list[Header]
+
+    def handle_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        """As httpcore2's."""
+        self._informed = cast("Any", request).extensions.get("on_informational")
+        trailers: list[Header] = []
+        self._trailers = trailers
+        response = super().handle_request(request)
+        cast("Any", response).extensions["trailers"] = trailers
+        return response
+
+    def _receive_event(self, timeout: float | None = None) -> Any:
+        event = super()._receive_event(timeout)
+        if isinstance(event, h11.InformationalResponse):
+            if self._informed is not None and event.status_code not in (100, 101):
+                self._informed(event.status_code, event.headers.raw_items())
+        elif isinstance(event, h11.EndOfMessage):
+            self._trailers += event.headers.raw_items()
+        return event
 
 
 class HttpcoreConnection(Connection):
@@ -20,7 +53,7 @@ class HttpcoreConnection(Connection):
 
     __slots__ = ("core", "stream")
 
-    def __init__(self, core: httpcore2.HTTP11Connection | HTTP2Connection, stream: CountedStream) -> None:
+    def __init__(self, core: HTTP11Connection | HTTP2Connection, stream: CountedStream) -> None:
         super().__init__(shared=isinstance(core, HTTP2Connection))
         self.core = core
         self.stream = stream
@@ -35,7 +68,7 @@ class HttpcoreConnection(Connection):
         core = self.core
         if not core.is_idle():
             return False
-        assert isinstance(core, httpcore2.HTTP11Connection)
+        assert isinstance(core, HTTP11Connection)
         return not core._h11_state.trailing_data[0] and not self.stream.holds_bytes
 
     @property
