@@ -95,10 +95,9 @@ def parts_of(response: httpx.Response) -> aclosing[AsyncGenerator[bytes]]:
 
 def trailers_of(response: httpx.Response) -> list[Header]:
     """What followed a response's body, where its engine keeps that; what frames or routes may not stand there."""
-    raw: list[Header] | None = response.extensions.get("trailers")
-    if raw is None:
-        stream = response.extensions.get("network_stream")
-        raw = (stream and stream.get_extra_info("trailers")) or []
+    told: list[Header] | None = response.extensions.get("trailers")
+    stream = response.extensions.get("network_stream")
+    raw: list[Header] = told or (stream and stream.get_extra_info("trailers")) or []
     return [header for header in end_to_end(raw) if header[0] not in _NO_TRAILERS]
 
 

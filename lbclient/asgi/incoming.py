@@ -1,8 +1,8 @@
 """The client's side of an exchange: its body as it comes, and word at once when it leaves.
 
 ASGI has one channel for both, so one task listens to it for as long as the exchange lasts. It reads ahead of whoever
-sends the body on, but not far: a backend that reads slowly slows the client. A client that vanishes meanwhile stands
-behind what it has sent, so now and then a little more is read of it.
+sends the body on, but not far: a backend that reads slowly slows the client. That a client has left stands behind what
+it has sent, so when a backend reads nothing for a while, more is read of the client.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ from lbclient.asgi.refusals import Refusal
 from lbclient.asgi.types import Receive
 
 READ_AHEAD = 64 * 1024  # bytes
-LOOK_EVERY = 0.5  # seconds, for a client that left while its backend reads nothing
-MOST_AHEAD = 4 * 1024 * 1024  # bytes that such looks may find instead
+LOOK_AFTER = 0.5  # seconds in which a backend reads nothing, for a client that has left
+FAR, NEAR = (
+    16 * 1024 * 1024,
+    4 * 1024 * 1024,
+)  # bytes to look through; two systems mostly keep less than FAR between them
+MOST_FAR = 4  # clients at a time that are looked for so far
+
+_far: set[Incoming] = set()
 
 
 class Incoming(httpx.AsyncByteStream):
@@ -41,6 +47,7 @@ class Incoming(httpx.AsyncByteStream):
         self._silence = silence
         self._parts: deque[bytes] = deque()
         self._held = 0
+        self._most_ahead = READ_AHEAD
         self._size = 0
         self._ended = False
         # Events are made where somebody waits: most requests have no body.
@@ -58,20 +65,32 @@ class Incoming(httpx.AsyncByteStream):
         """
         if self._wanted is not None:
             await self._wanted.wait()
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                if not self._answered:
-                    self.gone = True
-                    leave()
-                return
-            self._take(message.get("body", b""), message.get("more_body", False))
-            while self._held >= READ_AHEAD:
-                self._room = room = anyio.Event()
-                with anyio.move_on_after(LOOK_EVERY if self._held < MOST_AHEAD else None) as waiting:
-                    await room.wait()
-                if waiting.cancelled_caught:
-                    break
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    if not self._answered:
+                        self.gone = True
+                        leave()
+                    return
+                self._take(message.get("body", b""), message.get("more_body", False))
+                await self._until_there_is_room()
+        finally:
+            _far.discard(self)
+
+    async def _until_there_is_room(self) -> None:
+        while self._held >= self._most_ahead:
+            self._room = room = anyio.Event()
+            with anyio.move_on_after(LOOK_AFTER if self._most_ahead == READ_AHEAD else None):
+                await room.wait()
+            if room.is_set():
+                self._most_ahead = READ_AHEAD
+                _far.discard(self)
+            elif len(_far) < MOST_FAR:
+                self._most_ahead = FAR
+                _far.add(self)
+            else:
+                self._most_ahead = NEAR
 
     def want(self) -> None:
         """Listen from now on."""

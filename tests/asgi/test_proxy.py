@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from lbclient import AsyncBalancedTransport, Backend, CookieAffinity, HttpProbe, Pool, Route, Router
-from lbclient.asgi import ReverseProxy
+from lbclient.asgi import ReverseProxy, incoming
 from tests.asgi.conftest import Serve
 from tests.asgi.hosting import RawClient, ask
 from tests.conftest import MakeRawServer, SharedServers
@@ -204,9 +204,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_frees_the_backend(
     assert backend.wait_until(lambda server: server.open == 0, within=1.0)
 
 
+@pytest.mark.parametrize("leaves", ["with a reset", "behind what it has sent", "one of many"])
 def test_a_client_that_vanishes_while_the_backend_reads_nothing_frees_it(
-    serve: Serve, raw_server: MakeRawServer
+    serve: Serve, raw_server: MakeRawServer, leaves: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if leaves == "one of many":
+        monkeypatch.setattr(incoming, "MOST_FAR", 0)
     over = threading.Event()
 
     def unwilling(connection: Connection) -> None:
@@ -224,7 +227,8 @@ def test_a_client_that_vanishes_while_the_backend_reads_nothing_frees_it(
                 while True:
                     client.say(b"x" * 65536)
             assert backend.status().backends[0].in_flight == 1
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if leaves != "behind what it has sent":
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         deadline = time.monotonic() + 10
         while backend.status().backends[0].in_flight and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -53,7 +53,7 @@ class HttpcoreConnection(Connection):
 
     __slots__ = ("core", "stream")
 
-    def __init__(self, core: HTTP11Connection | HTTP2Connection, stream: CountedStream) -> None:
+    def __init__(self, core: httpcore2.HTTP11Connection | HTTP2Connection, stream: CountedStream) -> None:
         super().__init__(shared=isinstance(core, HTTP2Connection))
         self.core = core
         self.stream = stream
@@ -68,7 +68,7 @@ class HttpcoreConnection(Connection):
         core = self.core
         if not core.is_idle():
             return False
-        assert isinstance(core, HTTP11Connection)
+        assert isinstance(core, httpcore2.HTTP11Connection)
         return not core._h11_state.trailing_data[0] and not self.stream.holds_bytes
 
     @property
