@@ -6,6 +6,9 @@ async with httpx.AsyncClient(transport=transport, base_url="http://orders") as c
     print(response.extensions["lbclient"].explain())
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from lbclient import algorithms
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient._sync.transport import BalancedTransport
@@ -26,6 +29,17 @@ from lbclient.core.routing import NoRoute, Route, Router
 from lbclient.core.split import Split
 from lbclient.core.status import BackendStatus, PoolStatus, TierStatus
 from lbclient.core.ticket import Ticket
+
+if not TYPE_CHECKING:  # a type checker would take every name for a module, misspelt ones too
+
+    def __getattr__(name: str) -> object:
+        """The rooms that `import lbclient` leaves closed, since they need extras or time, are opened when entered."""
+        if name in _ROOMS:
+            return import_module(f"lbclient.{name}")
+        raise AttributeError(f"module 'lbclient' has no attribute {name!r}")
+
+
+_ROOMS = frozenset({"asgi", "discovery", "httpx2", "l4", "observability", "simulator", "testing"})
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -161,6 +163,47 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "asgi.ClientContextMiddleware": {"app": REQUIRED, "trusted": NOT_COMPARED},
 }
 
+BY_POSITION = {
+    "Backend": ["url"],
+    "Pool": ["backends"],
+    "HttpProbe": ["path"],
+    "RetryBudget": ["ratio", "min_per_second", "window"],
+    "AppCookieAffinity": ["name"],
+    "KeyAffinity": ["key"],
+    "Router": ["routes", "default"],
+    "Split": ["weights"],
+    "Guard": ["window", "max_drop", "min_requests"],
+    "AsyncBalancedTransport": ["target"],
+    "BalancedTransport": ["target"],
+    "httpx2.AsyncBalancedTransport": ["target"],
+    "httpx2.BalancedTransport": ["target"],
+    "HttpProbe.from_alb": ["settings"],
+    "Pool.pick": ["self", "key"],
+    "Pool.add": ["self", "backend"],
+    "Pool.remove": ["self", "url"],
+    "Pool.update": ["self", "backends"],
+    "Pool.begin_drain": ["self", "url", "grace"],
+    "Pool.disable": ["self", "url"],
+    "Pool.enable": ["self", "url"],
+    "Pool.set_weight": ["self", "url", "weight"],
+    "Pool.report_probe": ["self", "url", "passed"],
+    "Ticket.succeeded": ["self", "latency", "status"],
+    "Ticket.failed": ["self", "kind", "latency"],
+    "Split.set": ["self", "weights"],
+    "AsyncBalancedTransport.drain": ["self", "url"],
+    "BalancedTransport.drain": ["self", "url"],
+    "AsyncBalancedTransport.swap": ["self", "backends"],
+    "BalancedTransport.swap": ["self", "backends"],
+    "AsyncBalancedTransport.wait_until_ready": ["self", "timeout"],
+    "BalancedTransport.wait_until_ready": ["self", "timeout"],
+    "asgi.ReverseProxy": ["target"],
+    "l4.connect": ["pool"],
+    "l4.TCPForwarder": ["pool", "host", "port"],
+    "l4.UDPForwarder": ["pool", "host", "port"],
+    "simulator.simulate": ["scenario", "algorithm"],
+}
+"""What may be given by position. All else is given by name."""
+
 FIELDS = {
     "PoolStatus": {"name", "algorithm", "generation", "panic", "backends"},
     "BackendStatus": {
@@ -224,6 +267,23 @@ def test_parameters_have_their_names_and_defaults(path: str) -> None:
         assert name in actual, f"{path} lost {name}"
         if default is not NOT_COMPARED:
             assert actual[name].default == default, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", BY_POSITION)
+def test_what_may_be_given_by_position_is_that(path: str) -> None:
+    keyword_only = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(named(path)).parameters.values()
+    assert [each.name for each in parameters if each.kind not in keyword_only] == BY_POSITION[path]
+
+
+@pytest.mark.parametrize(
+    "room", ["asgi", "discovery", "httpx2", "l4", "observability", "simulator", "testing"]
+)
+def test_every_room_is_there_after_importing_the_house(room: str) -> None:
+    program = f"import lbclient; lbclient.{room}"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    with pytest.raises(AttributeError, match=f"module 'lbclient' has no attribute '{room}s'"):
+        getattr(lbclient, f"{room}s")
 
 
 @pytest.mark.parametrize("name", FIELDS)
