@@ -339,7 +339,18 @@ def _refused(configuration: Configuration) -> Iterator[_Finding]:
             yield ("routes", at, str(exc).partition(" ")[0]), str(exc)
             return
     try:
-        configuration.router(pools, splits)
+        router = configuration.router(pools, splits)
     except (TypeError, ValueError) as exc:
         at_route = re.match(r"routes\[(\d+)\]", str(exc))
         yield ("routes", *([] if at_route is None else [int(at_route[1])])), str(exc)
+        return
+    for pool in () if router is None else router.pools:
+        for backend in pool.declared:
+            if backend.scheme not in ("http", "https"):
+                words = f"has {backend.url}, and HTTP is routed to it; write http:// or https://, or an l4 listener"
+                yield ("pools", pool.name), words
+    for at, listener in enumerate(configuration.l4):
+        try:
+            listener.build(pools)
+        except ValueError as exc:
+            yield ("l4", at), str(exc)

@@ -77,13 +77,29 @@ class L4Section(Section):
         for at, route in enumerate(self.tls_routes):
             yield ("tls_routes", at, "to"), route.to
 
-    def build(self, pools: Mapping[str, Pool], listening: socket.socket) -> TCPForwarder | UDPForwarder:
+    def _check_backends(self, pools: Mapping[str, Pool]) -> None:
+        foreign = "udp" if self.protocol == "tcp" else "tcp"
+        for _, name in self.pools():
+            for backend in pools[name].declared:
+                if backend.scheme == foreign:
+                    raise ValueError(
+                        f"protocol is {self.protocol!r}, and pool {name!r} has {backend.url}; "
+                        f"write protocol: {foreign}, or another pool"
+                    )
+
+    def build(
+        self, pools: Mapping[str, Pool], listening: socket.socket | None = None
+    ) -> TCPForwarder | UDPForwarder:
         """The forwarder.
 
         Args:
             pools: By name.
-            listening: What it listens to, which stays the caller's.
+            listening: What it listens to, which stays the caller's; None for one that is only to be looked at.
+
+        Raises:
+            ValueError: A pool's backends are none for this protocol, or an option is out of its range.
         """
+        self._check_backends(pools)
         options = self.given("bind", "protocol", "pool", "tls_routes")
         host, port = self.bind.host or "::", self.bind.port
         if self.protocol == "udp":
@@ -111,11 +127,12 @@ _UDP = ("max_sessions", "responses")
 class _OnSocket:
     """A forwarder that listens to a socket which outlives it: the next one takes over there, and nobody is refused."""
 
-    def __init__(self, listening: socket.socket, *args: Any, **options: Any) -> None:
+    def __init__(self, listening: socket.socket | None, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._shared = listening
 
     async def _bind(self) -> socket.socket:
+        assert self._shared is not None
         return self._shared.dup()
 
 
@@ -166,13 +183,16 @@ class L4Listener:
             section: Of the same address.
             pools: By name.
             grace: Seconds that connections may stay with a pool that is not theirs any more.
+
+        Raises:
+            OSError: It cannot; whoever forwarded until now goes on.
         """
         wanted = tuple(pools[name] for _, name in section.pools())
         if self._forwarder is not None and (section, wanted) == (self.section, self._pools):
             return False
         before = self._forwarder
-        self.section, self._pools = section, wanted
         self._forwarder = await section.build(pools, self._socket).__aenter__()
+        self.section, self._pools = section, wanted
         if before is not None:
             task = asyncio.create_task(before.stop(grace))
             self._stopping.add(task)

@@ -101,10 +101,21 @@ class Listener:
         return sum(len(acceptor.state.connections) for acceptor in self._acceptors)
 
     async def start(self) -> None:
-        """Accept from now on."""
-        self._acceptors.append(
-            await _Acceptor.begin(self._options, self._app, self._refused, self._socket.dup())
-        )
+        """Accept from now on.
+
+        Raises:
+            OSError: It cannot.
+        """
+        await self._accept(self._options)
+
+    async def _accept(self, options: Options) -> None:
+        listening = self._socket.dup()
+        try:
+            acceptor = await _Acceptor.begin(options, self._app, self._refused, listening)
+        except BaseException:
+            listening.close()
+            raise
+        self._acceptors.append(acceptor)
 
     def differing(self, section: ListenerSection) -> Options | None:
         """The options that `section` means, if they are others than those it accepts by.
@@ -120,10 +131,14 @@ class Listener:
         return Options.of(section)
 
     async def reconfigure(self, options: Options) -> None:
-        """Accept by other options from now on."""
+        """Accept by other options from now on.
+
+        Raises:
+            OSError: It cannot; whoever accepted until now goes on.
+        """
         before = self._acceptors[-1]
+        await self._accept(options)
         self._options = options
-        await self.start()
         before.stop_accepting()
         task = asyncio.create_task(self._forget(before))
         self._retiring.add(task)

@@ -128,13 +128,20 @@ class Sidecar:
         try:
             stamp = _stamp(self.path)
             await self._take(read(self.path), stamp)
+            if self.trouble:
+                raise OSError(self.trouble)
         except BaseException:
             await self.aclose()
             raise
         self._watch = asyncio.create_task(self._watch_files())
 
     async def reload(self) -> bool:
-        """Read the file again and serve by it. Whether that went well; if not, all stays as it is."""
+        """Read the file again and serve by it.
+
+        Returns:
+            Whether that went well. If not, `trouble` says why: all stays as it is, but where a listener could not take
+            its new options, in which case the trouble says which.
+        """
         async with self._reloading:
             if self._leaving:
                 return False
@@ -147,6 +154,9 @@ class Sidecar:
                 self._tell()
                 return False
             self.reloads += 1
+            if self.trouble:
+                logger.error("reloaded %s, but %s", self.path, self.trouble)
+                return False
             logger.info("reloaded %s", self.path)
             return True
 
@@ -161,10 +171,10 @@ class Sidecar:
             raise
         self._set_level(logging.getLevelNamesMapping()[configuration.log_level.upper()])
         self._use_log(access_log, configuration.access_log)
-        await self._listen(configuration, opened)
+        troubles = await self._listen(configuration, opened)
         self._pool_metrics.follow()
         self._seen = seen
-        self.loaded_at, self.trouble = time.time(), ""
+        self.loaded_at, self.trouble = time.time(), "; ".join(troubles)
         self._tell()
 
     def _set_level(self, level: int) -> None:
@@ -196,38 +206,65 @@ class Sidecar:
             raise
         return opened
 
-    async def _listen(self, configuration: Configuration, opened: _Opened) -> None:
+    async def _listen(self, configuration: Configuration, opened: _Opened) -> list[str]:
+        """Listen where the configuration says; whoever cannot, and why. That is rare: all have their addresses."""
+        troubles: list[str] = []
         wanted = {section.bind: section for section in configuration.listeners}
         for bind in self._listeners.keys() - wanted.keys():
             self._end(self._listeners.pop(bind))
         for bind in wanted:
             known = self._listeners.get(bind)
             if known is None:
-                known = self._listeners[bind] = opened.listeners[bind]
-                await known.start()
-                logger.info("serves %s", known)
+                listener = opened.listeners[bind]
+                if await self._begun(listener, troubles):
+                    self._listeners[bind] = listener
+                    logger.info("serves %s", listener)
             elif bind in opened.changes:
-                await known.reconfigure(opened.changes[bind])
-                logger.info("serves %s with other options, or another certificate", known)
-        await self._forward(configuration, opened)
+                try:
+                    await known.reconfigure(opened.changes[bind])
+                except Exception as exc:  # noqa: BLE001  # whatever it is, the others are served
+                    troubles.append(f"{known} goes on as before: {exc}")
+                else:
+                    logger.info("serves %s with other options, or another certificate", known)
+        await self._forward(configuration, opened, troubles)
         if self._admin is not None and (configuration.admin is None or opened.admin is not None):
             self._end(self._admin)
             self._admin = None
-        if opened.admin is not None:
+        if opened.admin is not None and await self._begun(opened.admin, troubles):
             self._admin = opened.admin
-            await self._admin.start()
             logger.info("the dashboard is on %s", self._admin.address)
+        return troubles
 
-    async def _forward(self, configuration: Configuration, opened: _Opened) -> None:
+    async def _begun(self, listener: Listener, troubles: list[str]) -> bool:
+        """Whether a new listener accepts."""
+        try:
+            await listener.start()
+        except Exception as exc:  # noqa: BLE001  # whatever it is, the others are served
+            troubles.append(f"{listener} is not served: {exc}")
+            listener.stop_accepting()
+            return False
+        return True
+
+    async def _forward(self, configuration: Configuration, opened: _Opened, troubles: list[str]) -> None:
         """The same at layer 4."""
         grace = configuration.shutdown.grace
         wanted = {(section.protocol, section.bind): section for section in configuration.l4}
         for key in self._l4.keys() - wanted.keys():
             self._end(self._l4.pop(key))
         for key, section in wanted.items():
-            listener = self._l4.get(key) or opened.l4[key]
+            known = self._l4.get(key)
+            listener = known or opened.l4[key]
+            try:
+                changed = await listener.serve(section, self.traffic.pools, grace)
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the others are served
+                troubles.append(
+                    f"{listener} {'is not served' if known is None else 'goes on as before'}: {exc}"
+                )
+                if known is None:
+                    listener.close()
+                continue
             self._l4[key] = listener
-            if await listener.serve(section, self.traffic.pools, grace):
+            if changed:
                 logger.info("serves %s", listener)
 
     def _end(self, listener: Listener | L4Listener) -> None:

@@ -246,6 +246,70 @@ async def test_a_drain_ends_as_it_was_asked_to_through_a_reload(
         assert {(await client.get("/whoami")).text for _ in range(4)} == {two.name}
 
 
+@pytest.mark.parametrize("leaves", ["the backend", "the pool"])
+async def test_what_is_being_drained_may_leave_by_a_reload(
+    servers: SharedServers, tmp_path: Path, leaves: str
+) -> None:
+    one, two = servers("uvicorn", 2)
+    path = written(tmp_path / "s.yaml", pools=one_pool([one.url, two.url], algorithm="first"))
+    async with running(path) as (sidecar, client, admin), anyio.create_task_group() as load:
+        lost: list[object] = []
+
+        async def customer() -> None:
+            while True:
+                response = await client.get("/whoami")
+                if response.status_code != 200:
+                    lost.append(response)
+
+        async with client.stream("GET", "/stream?chunks=20&delay=0.05") as response:
+            for _ in range(3):
+                load.start_soon(customer)
+            drain = {"url": one.url, "grace": 60}
+            assert (await admin.post("/pools/api/drain", json=drain)).status_code == 202
+            pools = one_pool([two.url], algorithm="first")
+            edit(path, pools=pools if leaves == "the backend" else {"other": pools["api"]})
+            assert await sidecar.reload()
+            assert len(await response.aread()) == 20 * 1024, "it had begun"
+        (drained,) = sidecar.operations.newest
+        await until(lambda: drained.state == "done")
+        assert drained.report["closed"] == 0
+        await until(lambda: not sidecar.traffic._before)
+        assert one.url not in sidecar.traffic.connections()
+        load.cancel_scope.cancel()
+    assert lost == []
+
+
+async def test_a_listener_that_cannot_take_its_options_goes_on_and_the_rest_is_served(
+    servers: SharedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = servers("uvicorn", 2)
+    ports = [free_port() for _ in range(3)]
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    path = written(tmp_path / "s.yaml", pools=one_pool([one.url]), listeners=addresses[:1])
+    async with running(path) as (sidecar, client, admin):
+
+        async def fails(*_: object) -> None:
+            raise OSError("no descriptors are left")
+
+        monkeypatch.setattr(listening._Acceptor, "begin", fails)
+        listeners = [{"bind": addresses[0], "keep_alive": 5}, addresses[1]]
+        edit(path, pools=one_pool([other.url]), listeners=listeners, admin={"bind": addresses[2]})
+        assert not await sidecar.reload()
+        for said in (
+            f"http on {addresses[0]} goes on as before: no descriptors are left",
+            f"http on {addresses[1]} is not served: no descriptors are left",
+            f"http on {addresses[2]} is not served: no descriptors are left",
+        ):
+            assert said in sidecar.trouble
+        assert (await client.get("/whoami")).text == other.name
+        assert sidecar.admin is None
+        monkeypatch.undo()
+        assert await sidecar.reload()
+        assert (await admin.get(f"http://{addresses[2]}/health")).text == "ok\n"
+        assert (await client.get(f"http://{addresses[1]}/whoami")).text == other.name
+        assert sidecar.listeners[0].section.keep_alive == 5  # type: ignore[union-attr]
+
+
 # What a reload refuses
 
 

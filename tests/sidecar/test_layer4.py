@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from typing import Any, cast
 import pytest
 import trustme
 
+from lbclient.sidecar import layer4
 from lbclient.sidecar.sidecar import Sidecar
 from tests.conftest import SharedServers
 from tests.faults.load import until
@@ -230,6 +232,67 @@ async def test_an_address_that_is_taken_is_no_start(tmp_path: Path) -> None:
             await Sidecar(path).start()
 
 
+def test_http_is_not_routed_to_what_speaks_none() -> None:
+    (found,) = problems("listeners: [':1']\ndefault: a\npools: {a: {backends: ['tcp://x:1']}}")
+    assert "pools.a: has tcp://x:1, and HTTP is routed to it" in str(found)
+
+
+async def test_a_listener_that_cannot_take_over_goes_on_as_before_and_the_others_change(
+    servers: SharedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (http,) = servers("uvicorn", 1)
+    async with echo("one") as one, echo("two") as two:
+        path = tmp_path / "s.yaml"
+        ports = [free_port(), free_port()]
+
+        def write(lines: str, *l4: int, **more: Any) -> None:
+            pools = {"api": {"backends": [http.url]}, "lines": {"backends": [f"tcp://{lines}"]}}
+            listeners = [{"bind": f"127.0.0.1:{port}", "pool": "lines", **more} for port in l4]
+            written(path, pools=pools, default="api", l4=listeners)
+
+        write(one, ports[0])
+        async with running(path) as (sidecar, _, admin):
+
+            async def no_descriptors(_: object) -> socket.socket:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+            monkeypatch.setattr(layer4._OnSocket, "_bind", no_descriptors)
+            write(two, *ports, idle_timeout=50)
+            answer = await admin.post("/reload", json={})
+            assert answer.status_code == 409
+            said = answer.json()["error"]
+            assert f"tcp on 127.0.0.1:{ports[0]} goes on as before: " in said
+            assert f"tcp on 127.0.0.1:{ports[1]} is not served: " in said
+            assert said.count("Too many open files") == 2
+            assert (await admin.get("/status")).json()["configuration"]["trouble"] == said
+            assert [str(each) for each in sidecar.listeners[1:]] == [f"tcp on 127.0.0.1:{ports[0]}"]
+            client = await connect(sidecar, at=1)
+            assert await client.ask() == "two", "the pool is the same, and has changed"
+            client.writer.close()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", ports[1])
+            monkeypatch.undo()
+            assert await sidecar.reload(), "all that was not done is tried again"
+            assert sidecar.trouble == ""
+            client = await connect(sidecar, at=2)
+            assert await client.ask() == "two"
+            client.writer.close()
+            await until(lambda: not any(each.connections for each in sidecar.listeners[1:]))
+
+
+async def test_a_start_without_one_of_its_listeners_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_descriptors(_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(layer4._OnSocket, "_bind", no_descriptors)
+    lines = {"lines": {"backends": ["tcp://127.0.0.1:1"]}}
+    path = l4_only(tmp_path / "s.yaml", l4=[{"bind": "127.0.0.1:0", "pool": "lines"}], pools=lines)
+    with pytest.raises(OSError, match=r"is not served: .*Too many open files"):
+        await Sidecar(path).start()
+
+
 @pytest.mark.parametrize(
     ("listener", "words"),
     [
@@ -241,6 +304,9 @@ async def test_an_address_that_is_taken_is_no_start(tmp_path: Path) -> None:
         ("{bind: ':1', pool: a, responses: 1}", "protocol is 'tcp', which has no responses"),
         ("{bind: ':1'}", "'pool' is missing"),
         ("{bind: ':1', pool: a, tls_routes: [{to: b}]}", "is 'b', which is no pool"),
+        ("{bind: ':1', protocol: udp, pool: a}", "pool 'a' has tcp://x:1; write protocol: tcp"),
+        ("{bind: ':1', pool: a, accept_proxy: [10.0.0.0/99]}", "10.0.0.0/99"),
+        ("{bind: ':1', pool: a, idle_timeout: 0}", "write a number above 0"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(listener: str, words: str) -> None:
