@@ -98,6 +98,16 @@ class Protocol(HttpToolsProtocol):
         self._head_is_over()
         super().on_headers_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """See uvicorn's: the connection is wsproto's from now on, which looks at the handshake at once."""
+        super().handle_websocket_upgrade()
+        if self.transport.is_closing():  # it is none
+            of_another_version = any(
+                name == b"sec-websocket-version" and value != b"13" for name, value in self.headers
+            )
+            status = 426 if of_another_version and self.scope["method"] == "GET" else 400
+            self._tell_of(self.url, status, b"")
+
     def send_400_response(self, msg: str) -> None:
         """See uvicorn's."""
         self._tell(400, msg.encode("ascii"))
@@ -110,11 +120,13 @@ class Protocol(HttpToolsProtocol):
 
     def _tell(self, status: int, body: bytes) -> None:
         """Of as much of a request as could be read."""
+        over = self._head_bytes is None and (self.cycle is None or self.cycle.response_complete)
+        self._tell_of(b"" if over else self.url, status, body)  # or else that of the request before
+
+    def _tell_of(self, url: bytes, status: int, body: bytes) -> None:
         version = "1.1" if self.scope is None else self.scope["http_version"]
         parser = self.parser
         assert parser is not None
-        over = self._head_bytes is None and (self.cycle is None or self.cycle.response_complete)
-        url = b"" if over else self.url  # that of the request before
         scope: Scope = {
             "type": "http",
             "http_version": version,

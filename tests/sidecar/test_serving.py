@@ -220,6 +220,9 @@ async def test_the_access_log_goes_to_standard_output(
         assert '"GET /whoami HTTP/1.1" 200 ' in capsys.readouterr().out
 
 
+UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\n"
+
+
 async def test_what_the_server_refuses_itself_is_in_the_access_log_too(
     servers: SharedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +230,7 @@ async def test_what_the_server_refuses_itself_is_in_the_access_log_too(
     (one,) = servers("uvicorn", 1)
     path = written(tmp_path / "s.yaml", pools=one_pool([one.url]), access_log={"path": "access.log"})
     ok = b"GET /whoami HTTP/1.1\r\nhost: a\r\n\r\n"
+    answers: list[bytes] = []
     async with running(path) as (sidecar, _, admin):
         address = sidecar.listeners[0].address
         for said in (
@@ -235,10 +239,13 @@ async def test_what_the_server_refuses_itself_is_in_the_access_log_too(
             b"GET /large HTTP/1.1\r\nhost: a\r\nx-large: " + b"a" * 100_000,
             b"GET /late HTTP/1.1\r\nhost:",
             ok + b"\x00\r\n\r\n",
+            b"GET /ws HTTP/1.1\r\nhost: a\r\n" + UPGRADE + b"sec-websocket-version: 13\r\n\r\n",
+            b"GET /ws?old HTTP/1.1\r\nhost: a\r\n" + UPGRADE + b"sec-websocket-version: 8\r\n\r\n",
+            b"POST /ws HTTP/1.1\r\nhost: a\r\n" + UPGRADE + b"sec-websocket-version: 8\r\n\r\n",
         ):
             reader, writer = await asyncio.open_connection(address.host, address.port)
             writer.write(said)
-            await asyncio.wait_for(reader.read(), 10)
+            answers.append((await asyncio.wait_for(reader.read(), 10))[9:12])
             writer.close()
         metrics = (await admin.get("/metrics")).text
     lines = [line.split(" ", 2)[2] for line in (tmp_path / "access.log").read_text().splitlines()]
@@ -249,8 +256,13 @@ async def test_what_the_server_refuses_itself_is_in_the_access_log_too(
         '"GET /large HTTP/1.1" 431',
         '"GET /late HTTP/1.1" 0',
         '"- - HTTP/1.1" 400',
+        '"GET /ws HTTP/1.1" 400',
+        '"GET /ws?old HTTP/1.1" 426',
+        '"POST /ws HTTP/1.1" 400',
     ]
-    assert 'lbclient_sidecar_requests_total{pool="",status="400"} 3.0' in metrics
+    assert answers == [b"400", b"400", b"431", b"", b"400", b"400", b"426", b"400"], "and so it was"
+    assert 'lbclient_sidecar_requests_total{pool="",status="400"} 5.0' in metrics
+    assert 'lbclient_sidecar_requests_total{pool="",status="426"} 1.0' in metrics
 
 
 async def test_more_connections_than_allowed_are_in_the_access_log_too(
