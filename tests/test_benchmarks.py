@@ -56,6 +56,13 @@ def test_connections(tmp_path: Path) -> None:
     assert opened["lbclient"] < 0.1
 
 
+def test_hops(tmp_path: Path) -> None:
+    report = run("hops", "--proxies", "haproxy,sidecar", "--concurrency", "1,3", tmp_path=tmp_path)
+    rows = {(row["proxy"], row["concurrency"]): row for row in report["rows"]}
+    assert {proxy for proxy, _ in rows} == {"no hop", "haproxy", "sidecar"}
+    assert all(rows[proxy, 3]["cpu_us"] > 0 for proxy in ("haproxy", "sidecar"))
+
+
 def test_l4(tmp_path: Path) -> None:
     report = run("l4", "--targets", "direct,lbclient,anyio streams", tmp_path=tmp_path)
     rows = {row["target"]: row for row in report["rows"]}

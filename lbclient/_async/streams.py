@@ -12,6 +12,7 @@ import httpx
 from lbclient._async.body import OnceBody
 from lbclient._async.connections import Connection, Connections
 from lbclient._async.errors import DeadlineExceeded, as_httpx, ending_of_body, explained
+from lbclient._async.http11_connection import Body
 from lbclient.core.attempts import SOON
 from lbclient.core.explain import Record
 from lbclient.core.outcome import ENDINGS, Ending
@@ -113,6 +114,13 @@ class BalancedStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
         if self._lease is not None and self._lease.connections.ended:
             return Ending.CUT
         return ending_of_body(exc)
+
+    def whole(self) -> bytes | None:
+        """All of the body, when all of it has come already: nothing is left but to close. None when it has not."""
+        source = self._source
+        if type(source) is not Body or (self._left is not None and self._left() <= 0):
+            return None
+        return source.whole()
 
     async def aclose(self) -> None:
         """The end of the body, or the caller's loss of interest in it."""

@@ -205,6 +205,13 @@ class Body(Iterator[bytes]):
                 raise StopIteration
             connection.more(self._timeout)
 
+    def whole(self) -> bytes | None:
+        """All of it, when all of it has come already, and the request has been sent; None when not."""
+        connection = self._connection
+        if self._reader.state is _DONE and connection._sent and connection.turn == self._turn:
+            return connection.take()
+        return None
+
 
 def framed(outgoing: Outgoing, stream: httpx.ByteStream) -> bytes:
     """A body that is in memory, as it follows its head.

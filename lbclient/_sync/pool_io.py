@@ -29,6 +29,9 @@ class PoolIO:
     Raises:
         ValueError: A backend is not for HTTP.
         TypeError: `inner` is not a factory of httpx async transports.
+
+    Attributes:
+        native: The native engine carries out its requests.
     """
 
     def __init__(self, pool: Pool, inner: Inner | None) -> None:
@@ -42,6 +45,7 @@ class PoolIO:
                     "or balance connections with lbclient.l4"
                 )
         self.pool = pool
+        self.native = inner is None and pool.connect.engine != "httpcore" and not pool.connect.http2
         self.ssl_context = OneContext(pool.connect)
         self._inner = None if inner is None else InnerTransports(inner, pool.members())
         self.probing = Probing(pool, self._inner, self.ssl_context)

@@ -9,17 +9,19 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from time import time
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import httpx
 
 from lbclient._async.errors import DeadlineExceeded
 from lbclient._sync import blocking as anyio
 from lbclient._sync.deploy import drain, swap
+from lbclient._sync.engine import Answer
 from lbclient._sync.exchange import Exchange
 from lbclient._sync.inner import Inner
 from lbclient._sync.pool_io import PoolIO
 from lbclient._sync.readiness import wait_until_ready
+from lbclient._sync.streams import BalancedStream
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
 from lbclient.core.cookies import without_cookie
@@ -46,6 +48,10 @@ class BalancedTransport(httpx.BaseTransport):
     Raises:
         ValueError, TypeError: An argument is out of its range; the message says what to write.
 
+    Attributes:
+        gives_back_at_once: Whether no request waits for anything while it gives back what it took, so that cancelling
+            cuts nothing off. It is so on asyncio where all pools use the native engine.
+
     Passing `transport=` to a client turns its environment proxies off: that is httpx's rule.
     """
 
@@ -66,6 +72,7 @@ class BalancedTransport(httpx.BaseTransport):
             router = Router([], default=Pool(target, **pool_options))
         self._inner = inner
         self._routing = (router, {pool.name: PoolIO(pool, inner) for pool in router.pools})
+        self.gives_back_at_once = _all_native(self._ios)
         self._left: set[PoolIO] = set()
         self._entered = False
         self._closed = False
@@ -196,6 +203,7 @@ class BalancedTransport(httpx.BaseTransport):
         before = self._ios
         known = {io.pool: io for io in before.values()}
         ios = {pool.name: known.get(pool) or PoolIO(pool, self._inner) for pool in router.pools}
+        self.gives_back_at_once = _all_native(ios)
         self._routing = (router, ios)  # one assignment: a request sees the old routes or the new ones
         left = [io for io in before.values() if io.pool not in router.pools]
         if self._entered:
@@ -252,10 +260,26 @@ class BalancedTransport(httpx.BaseTransport):
                 `.lbclient`.
             RuntimeError: The transport is closed.
         """
+        answer = self.answer(request, request.headers.raw)
+        stream = cast(BalancedStream, answer.stream)
+        stream.response = response = httpx.Response(
+            answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions
+        )
+        return response
+
+    def answer(self, request: httpx.Request, headers: list[Header]) -> Answer:
+        """The same in header pairs, for those who pass on requests and have no use for httpx's own objects.
+
+        Args:
+            request: The request.
+            headers: Its headers.
+
+        Returns:
+            The answer, whose `stream` is a `BalancedStream`; it has to be closed.
+        """
         self._check_open()
         if request.url.scheme not in _SCHEMES:
             raise _unsupported(request)
-        headers = request.headers.raw
         client = CLIENT.get()
         try:
             facts = _RequestFacts(request, headers, client)
@@ -280,12 +304,9 @@ class BalancedTransport(httpx.BaseTransport):
                 client.keep(new)
             else:
                 answer.headers = [*answer.headers, *new]
-        stream = exchange.stream(ticket, answer)
+        answer.stream = stream = exchange.stream(ticket, answer)
         answer.extensions["lbclient"] = stream.record
-        stream.response = response = httpx.Response(
-            answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions
-        )
-        return response
+        return answer
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not sys.is_finalizing():
@@ -354,6 +375,10 @@ class LeftPools:
         for io in self._ios:
             io.close()
             self._known.discard(io)
+
+
+def _all_native(ios: Mapping[str, PoolIO]) -> bool:
+    return all(io.native for io in ios.values())
 
 
 class _RequestFacts(Facts):

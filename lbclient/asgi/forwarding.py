@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal, NamedTuple, TypeAlias
 
+from lbclient.asgi.headers import Kind, name_of
 from lbclient.asgi.types import Scope
 from lbclient.core.facts import Header
 
@@ -97,7 +98,9 @@ class Client(NamedTuple):
         return self.scheme in _SECURE
 
 
-def client_of(scope: Scope, trust: Trust, source: ClientFrom = "x-forwarded-for") -> Client:
+def client_of(
+    scope: Scope, trust: Trust, source: ClientFrom = "x-forwarded-for", host: bytes | None = None
+) -> Client:
     """Who sent a request: from right to left, the first address in the chain that is not a trusted proxy's.
 
     Args:
@@ -105,12 +108,14 @@ def client_of(scope: Scope, trust: Trust, source: ClientFrom = "x-forwarded-for"
         trust: Whose word counts.
         source: The one header in which addresses are looked for. A proxy that writes one of them may pass on the other
             as the client sent it.
+        host: The `Host` of the request, for those who have looked at it; empty when there is none.
     """
     client = scope.get("client")
     peer = None if not client else without_port(str(client[0]))
     headers: Sequence[Header] = scope["headers"]
     scheme = _SCHEMES.get(scope.get("scheme", "http"), b"http")
-    host = next((value for name, value in headers if name == b"host"), b"")
+    if host is None:
+        host = next((value for name, value in headers if name == b"host"), b"")
     if peer not in trust:
         return Client(peer, peer, False, scheme, host)
     if source == "forwarded":
@@ -141,23 +146,32 @@ def _last_untrusted(peer: str | None, chain: Sequence[bytes], trust: Trust) -> s
 
 
 def forwarded_headers(
-    headers: Iterable[Header], client: Client, asked: bytes, prefix: bytes, rfc7239: bool
+    headers: Iterable[Header],
+    client: Client,
+    asked: bytes,
+    prefix: bytes,
+    rfc7239: bool,
+    told_before: bool = True,
 ) -> list[Header]:
     """A request's headers with what the backend is told of the client.
 
     Args:
-        headers: Without what is hop-by-hop.
+        headers: Without what is hop-by-hop, names in lower case.
         client: Who sent the request.
         asked: The `Host` of the request that came to us.
         prefix: The path below which we are mounted.
         rfc7239: Write a `Forwarded` also where there was none.
+        told_before: Whether anything in `headers` speaks of the client.
     """
     kept: list[Header] = []
     chain: list[bytes] = []
     before: list[bytes] = []
     told: set[bytes] = set()
+    if not told_before:
+        kept.extend(headers)
+        headers = ()
     for name, value in headers:
-        if _is_about_the_client(name):
+        if name_of(name).kind == Kind.CLIENT:
             if not client.trusted or b"_" in name:
                 continue
             if name == b"x-forwarded-for":
@@ -192,11 +206,6 @@ def without_port(address: str) -> str:
     elif address.count(":") == 1:
         address = address.partition(":")[0]
     return address.partition("%")[0]
-
-
-def _is_about_the_client(name: bytes) -> bool:
-    name = name.replace(b"_", b"-")
-    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
 
 
 def _parsed(address: str) -> _Address | None:

@@ -8,21 +8,18 @@ smuggling lives on.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from lbclient.asgi.headers import RequestFields
 from lbclient.asgi.refusals import Refusal, bad_request
 from lbclient.asgi.types import Scope
-from lbclient.core.facts import Header
 
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")  # visible, and no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::([0-9]{1,5})?)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _MOST_DIGITS = 18
-_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_CONTROLS = bytes(c for c in range(0x20) if c != 0x09) + b"\x7f"
 _VERSIONS = frozenset({"1.0", "1.1", "2", "3"})
 
 MOST_FIELDS = 1000
@@ -58,24 +55,18 @@ def is_http1(scope: Scope) -> bool:
     return str(scope.get("http_version", "1.1")).startswith("1")
 
 
-def framing_of(scope: Scope) -> Framing:
+def framing_of(scope: Scope, fields: RequestFields) -> Framing:
     """The framing of a request's body.
 
     Raises:
         Refusal: It has two meanings, or asks for something that does not exist.
     """
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
     expects_continue = False
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            lengths.append(value)
-        elif name == b"transfer-encoding":
-            codings.append(value)
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
-                raise Refusal(417, "this expectation cannot be met")
-            expects_continue = is_http1(scope) and scope.get("http_version") != "1.0"
+    if fields.expectations:
+        if any(value.lower() != b"100-continue" for value in fields.expectations):
+            raise Refusal(417, "this expectation cannot be met")
+        expects_continue = is_http1(scope) and scope.get("http_version") != "1.0"
+    codings, lengths = fields.codings, fields.lengths
     if codings:
         if lengths:
             raise bad_request("both Content-Length and Transfer-Encoding")
@@ -92,7 +83,7 @@ def framing_of(scope: Scope) -> Framing:
     return NO_BODY if is_http1(scope) else Framing()
 
 
-def check_head(scope: Scope) -> None:
+def check_head(scope: Scope, fields: RequestFields) -> None:
     """That a request's version and headers are such that everybody reads them alike.
 
     Raises:
@@ -100,13 +91,9 @@ def check_head(scope: Scope) -> None:
     """
     if scope.get("http_version", "1.1") not in _VERSIONS:
         raise Refusal(505, "a version of HTTP that does not exist", close=True)
-    headers: Sequence[Header] = scope["headers"]
-    size = 0
-    for name, value in headers:
-        if not name or name.translate(None, _TOKEN) or len(value.translate(None, _CONTROLS)) != len(value):
-            raise bad_request("a header with an illegal character")
-        size += len(name) + len(value)
-    if size > MOST_BYTES or len(headers) > MOST_FIELDS:
+    if not fields.legal:
+        raise bad_request("a header with an illegal character")
+    if fields.size > MOST_BYTES or len(scope["headers"]) > MOST_FIELDS:
         raise Refusal(431, "too many headers, or too long", close=True)
 
 
@@ -138,18 +125,19 @@ class Asked(NamedTuple):
     prefix: bytes
 
 
-def asked_of(scope: Scope, strip_root_path: bool) -> Asked:
+def asked_of(scope: Scope, fields: RequestFields, strip_root_path: bool) -> Asked:
     """What a request asks for.
 
     Args:
         scope: ASGI's.
+        fields: Its headers.
         strip_root_path: The path is what lies below `root_path`.
 
     Raises:
         Refusal: Its target or host is illegal, or there are two of them.
     """
     path: bytes = scope.get("raw_path") or quote_from_bytes(scope["path"].encode(), safe=_SAFE).encode()
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    hosts = fields.hosts
     if len(hosts) > 1:
         raise bad_request("more than one Host")
     if not hosts and scope.get("http_version") == "1.1":

@@ -69,9 +69,7 @@ class Incoming(httpx.AsyncByteStream):
             while True:
                 message = await self._receive()
                 if message["type"] == "http.disconnect":
-                    if not self._answered:
-                        self.gone = True
-                        leave()
+                    self.left(leave)
                     return
                 self._take(message.get("body", b""), message.get("more_body", False))
                 await self._until_there_is_room()
@@ -91,6 +89,12 @@ class Incoming(httpx.AsyncByteStream):
                 _far.add(self)
             else:
                 self._most_ahead = NEAR
+
+    def left(self, leave: Callable[[], object]) -> None:
+        """The client has left: call `leave`, unless it has got all that it came for."""
+        if not self._answered:
+            self.gone = True
+            leave()
 
     def want(self) -> None:
         """Listen from now on."""

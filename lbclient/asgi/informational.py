@@ -7,15 +7,16 @@ sidecar's server takes all of them, by a function of its own in the scope; what 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import anyio
-import httpx
 
+from lbclient._async.engine import Answer
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.headers import end_to_end
-from lbclient.asgi.types import Scope, Send
+from lbclient.asgi.outgoing import RawRequest, ask, close
+from lbclient.asgi.types import Send
 from lbclient.asgi.ways import Ways, settle
 from lbclient.core.facts import Header
 
@@ -28,10 +29,16 @@ Inform: TypeAlias = Callable[[int, list[Header]], None]
 
 
 async def answer_to(
-    request: httpx.Request, transport: AsyncBalancedTransport, scope: Scope, send: Send
-) -> httpx.Response:
-    """The final response to `request`, once the client has those that came before it."""
-    extensions: dict[str, Any] = scope.get("extensions") or {}
+    request: RawRequest, transport: AsyncBalancedTransport, extensions: Mapping[str, Any], send: Send
+) -> Answer:
+    """The final response to `request`, once the client has those that came before it.
+
+    Args:
+        request: The request.
+        transport: Whom to ask.
+        extensions: The scope's.
+        send: ASGI's.
+    """
     if INFORM in extensions:
         inform: Inform = extensions[INFORM]
 
@@ -41,27 +48,27 @@ async def answer_to(
         request.extensions["on_informational"] = informed
     elif EARLY_HINT in extensions:
         return await _hinting(request, transport, send)
-    return await transport.handle_async_request(request)
+    return await ask(transport, request)
 
 
-async def _hinting(request: httpx.Request, transport: AsyncBalancedTransport, send: Send) -> httpx.Response:
+async def _hinting(request: RawRequest, transport: AsyncBalancedTransport, send: Send) -> Answer:
     hints = _EarlyHints(send)
     request.extensions["on_informational"] = hints.informed
-    response: httpx.Response | None = None
+    answer: Answer | None = None
 
-    async def ask() -> None:
-        nonlocal response
-        response = await transport.handle_async_request(request)
+    async def asking() -> None:
+        nonlocal answer
+        answer = await ask(transport, request)
         await hints.flush()
 
     try:
-        settle(False, await Ways().run(ask, hints.run))
+        settle(False, await Ways().run(asking, hints.run))
     except BaseException:
-        if response is not None:
-            await response.aclose()
+        if answer is not None:
+            await close(answer)
         raise
-    assert response is not None
-    return response
+    assert answer is not None
+    return answer
 
 
 class _EarlyHints:

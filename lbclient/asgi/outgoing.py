@@ -6,12 +6,15 @@ wrong for a proxy that passes them on. So both are made here without their const
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
+from lbclient._async.engine import Answer
+from lbclient._async.streams import BalancedStream
+from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.core.facts import Header
 
 
@@ -64,18 +67,56 @@ class RawURL(httpx.URL):
         return self._raw_path
 
 
-def raw_request(
-    method: str,
-    url: RawURL,
-    headers: list[Header],
-    stream: httpx.AsyncByteStream,
-    extensions: Mapping[str, Any],
-) -> httpx.Request:
-    """An `httpx.Request` that is just this, and nothing added."""
-    request = httpx.Request.__new__(httpx.Request)
-    request.method = method
-    request.url = url
-    request.headers = httpx.Headers(headers)
-    request.extensions = dict(extensions)
-    request.stream = stream
-    return request
+class RawRequest(httpx.Request):
+    """An `httpx.Request` that is just this, and nothing added.
+
+    Args:
+        method: Its method.
+        url: Its URL.
+        raw: Its headers, as they go out. `headers` are made of them when somebody asks.
+        stream: Its body.
+        extensions: Its extensions.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        url: RawURL,
+        raw: list[Header],
+        stream: httpx.AsyncByteStream,
+        extensions: dict[str, Any],
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.raw = raw
+        self.stream = stream
+        self.extensions = extensions
+
+    @cached_property
+    def headers(self) -> httpx.Headers:  # type: ignore[override]  # httpx writes it in its constructor
+        """See `httpx.Request`."""
+        return httpx.Headers(self.raw)
+
+
+def ask(transport: AsyncBalancedTransport, request: RawRequest) -> Awaitable[Answer]:
+    """What a transport answers to a request: in header pairs, unless a subclass of it wants to see httpx's objects."""
+    if type(transport).handle_async_request is AsyncBalancedTransport.handle_async_request:
+        return transport.answer(request, request.raw)
+    return _by_httpx(transport, request)
+
+
+async def _by_httpx(transport: AsyncBalancedTransport, request: RawRequest) -> Answer:
+    response = await transport.handle_async_request(request)
+    stream = cast("httpx.AsyncByteStream", response.stream)
+    return Answer(response.status_code, response.headers.raw, stream, response.extensions, None)
+
+
+def whole_body(answer: Answer) -> bytes | None:
+    """All of an answer's body, when all of it has come already: it is only to be closed then. None when not."""
+    stream = answer.stream
+    return stream.whole() if isinstance(stream, BalancedStream) else None
+
+
+async def close(answer: Answer) -> None:
+    """The end of an answer, or the loss of interest in it."""
+    await cast("httpx.AsyncByteStream", answer.stream).aclose()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
+from typing import cast
 
 import anyio
 import httpcore
@@ -19,6 +20,7 @@ from lbclient._async.errors import as_httpx
 from lbclient._async.transport import AsyncBalancedTransport
 from lbclient.asgi.backend_socket import BROKE_OFF, BackendSocket
 from lbclient.asgi.framing import check_head
+from lbclient.asgi.headers import RequestFields
 from lbclient.asgi.inbound import Inbound, parts_of
 from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
@@ -57,8 +59,9 @@ async def relay(
     await receive()  # "websocket.connect"
     relaying: _Relay | None = None
     try:
-        check_head(scope)
-        relaying = _Relay(transport, Inbound(scope, settings, strip_root_path), receive, send)
+        fields = RequestFields(scope["headers"])
+        check_head(scope, fields)
+        relaying = _Relay(transport, Inbound(scope, fields, settings, strip_root_path), receive, send)
         context = CLIENT.get()
         with on_behalf_of(None if context is None else context.deadline_only()):
             await relaying.run()
@@ -151,7 +154,7 @@ class _Relay:
             stream: httpcore.AsyncNetworkStream = response.extensions["network_stream"]
             settings = self._settings
             socket = BackendSocket(stream, settings.max_message, settings.timeouts["write"])
-            headers = _without_handshake(inbound.response_headers(response))
+            headers = _without_handshake(inbound.returned(response.headers.raw, response.extensions).headers)
             await self._send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
             self.accepted = True
             self._socket = socket
@@ -194,9 +197,9 @@ class _Relay:
             return
         start = "websocket.http.response.start"
         body = "websocket.http.response.body"
-        headers = self._inbound.response_headers(response)
+        headers = self._inbound.returned(response.headers.raw, response.extensions).headers
         await self._send({"type": start, "status": response.status_code, "headers": headers})
-        async with parts_of(response) as parts:
+        async with parts_of(cast("httpx.AsyncByteStream", response.stream)) as parts:
             async for part in parts:
                 await self._send({"type": body, "body": part, "more_body": True})
         await self._send({"type": body, "body": b"", "more_body": False})

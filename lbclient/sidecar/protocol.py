@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from httptools import parse_url
+from uvicorn.protocols.http.flow_control import service_unavailable
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lbclient.asgi.attendance import GONE
+from lbclient.asgi.headers import tokens
+from lbclient.asgi.inbound import TRAILERS
 from lbclient.asgi.informational import INFORM
 from lbclient.asgi.types import Scope
-from lbclient.core.facts import Header
+from lbclient.sidecar.cycle import Cycle
 
 LARGEST_HEAD_BYTES = 64 * 1024
 HEAD_WITHIN = 30.0  # seconds, from the first byte of a request (or from connecting) to the end of its head
@@ -43,19 +48,28 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *, refused: Refused, **options: Any) -> None:
         super().__init__(**options)
         self._tell_refused = refused
+        self._serve: Any = options["config"].loaded_app
         self.url = b""
         self._head_bytes: int | None = 0  # None: no head is being read
         self._head_timer: asyncio.TimerHandle | None = None
         self._refused = False
+        self._takes_trailers = False
+        self._served: Cycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_WITHIN, self._head_took_too_long)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._head_is_over()
+        served = self._served
+        if (
+            served is not None and not served.response_complete
+        ):  # uvicorn tells only the one that was sent last
+            served.disconnected = True
+            served.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -65,8 +79,11 @@ class Protocol(HttpToolsProtocol):
         if self._head_bytes is not None:
             self._head_bytes += len(data)
         super().data_received(data)
-        too_large = self._head_bytes is not None and self._head_bytes > LARGEST_HEAD_BYTES
-        if too_large and not self.transport.is_closing():
+        if self._head_bytes is None:
+            return
+        if self._head_timer is None:
+            self._await_head()
+        if self._head_bytes > LARGEST_HEAD_BYTES and not self.transport.is_closing():
             self._refused = True
             self._tell(431, _TOO_LARGE.partition(b"\r\n\r\n")[2])
             self.transport.write(_TOO_LARGE)
@@ -75,28 +92,63 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See httptools."""
         super().on_message_begin()
+        self._takes_trailers = False
         if self._head_bytes is None:  # not the first one
             self._head_bytes = 0
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_WITHIN, self._head_took_too_long)
-        scope: Scope = self.scope  # type: ignore[assignment]  # uvicorn's type knows no extensions
-        scope["extensions"] = {INFORM: partial(self._inform, scope)}
 
-    def _inform(self, scope: Any, status: int, headers: list[Header]) -> None:
-        cycle = self.cycle
-        ready = cycle.scope is scope and not cycle.response_started and not cycle.disconnected
-        # `ready` also says that it is no request that was sent without waiting for answers.
-        if ready and scope["http_version"] == "1.1":
-            lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
-            self.transport.write(b"".join(lines))
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools, which tells by it also of what follows a body: no app may take that for headers."""
+        if self._head_bytes is None:
+            return
+        name = name.lower()
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name == b"te":
+            self._takes_trailers = self._takes_trailers or b"trailers" in tokens([value])
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         limit = self.limit_concurrency
-        if limit is not None and max(len(self.connections), len(self.tasks)) >= limit:
-            self._tell(503, b"Service Unavailable")  # as `super` answers
+        busy = limit is not None and max(len(self.connections), len(self.tasks)) >= limit
+        if busy:
+            self._tell(503, b"Service Unavailable")  # as `service_unavailable` answers
         self._head_is_over()
-        super().on_headers_complete()
+        parser = self.parser
+        assert parser is not None
+        scope: Scope = self.scope  # type: ignore[assignment]  # uvicorn's type knows no extensions
+        scope["method"] = parser.get_method().decode("ascii")
+        version = scope["http_version"] = parser.get_http_version()
+        if parser.should_upgrade() and self._should_upgrade():
+            return
+        url = parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = cycle = Cycle(  # type: ignore[assignment]  # in place of uvicorn's
+            scope,
+            self.transport,
+            self.flow,
+            expects_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        extensions: dict[str, Any] = {INFORM: cycle.inform, GONE: cycle.when_gone}
+        if self._takes_trailers and version == "1.1":
+            extensions[TRAILERS] = {}
+        scope["extensions"] = extensions
+        app = service_unavailable if busy else self._serve
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, app)
+        else:  # it was sent without waiting for the answer to the one before
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))  # type: ignore[arg-type]
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def handle_websocket_upgrade(self) -> None:
         """See uvicorn's: the connection is wsproto's from now on, which looks at the handshake at once."""
@@ -139,6 +191,9 @@ class Protocol(HttpToolsProtocol):
             "headers": self.headers or [],
         }
         self._tell_refused(scope, status, len(body))
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_WITHIN, self._head_took_too_long)
 
     def _head_is_over(self) -> None:
         self._head_bytes = None

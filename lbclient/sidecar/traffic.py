@@ -19,8 +19,9 @@ from lbclient._async.transport import AsyncBalancedTransport, LeftPools
 from lbclient.asgi.forwarding import Trust
 from lbclient.asgi.proxy import ReverseProxy
 from lbclient.asgi.rate_limiting import MOST_REMEMBERED, RateLimitMiddleware
-from lbclient.asgi.types import App, Message, Receive, Scope, Send
+from lbclient.asgi.types import App, AtOnce, Message, Receive, Scope, Send
 from lbclient.core.backend import Backend
+from lbclient.core.facts import Header
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
 from lbclient.core.split import Split
@@ -250,21 +251,7 @@ class Traffic:
         """See ASGI."""
         generation = self.generation
         began = perf_counter()
-        status = sent = 0
-
-        async def sending(message: Message) -> None:
-            nonlocal status, sent
-            kind = message["type"]
-            if kind == "http.response.body":
-                sent += len(message.get("body", b""))
-            elif kind in _STARTS:
-                status = message["status"]
-                if self.leaving:
-                    message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
-            elif kind == "websocket.accept":
-                status = 101
-            await send(message)
-
+        sending = _Watched(self, send)
         generation.active += 1
         try:
             await generation.app(scope, receive, sending)
@@ -276,7 +263,9 @@ class Traffic:
                 record = scope.get("state", {}).get("lbclient")
                 source = generation.configuration.proxy.client_from
                 seconds = perf_counter() - began
-                served = Served(scope, generation.trust, source, status, sent, seconds, record)
+                served = Served(
+                    scope, generation.trust, source, sending.status, sending.sent, seconds, record
+                )
                 for observer in self.observers:
                     observer(served)
             if not generation.active and self._before:
@@ -295,6 +284,49 @@ class Traffic:
         served = Served(scope, generation.trust, source, status, sent, 0.0, None)
         for observer in self.observers:
             observer(served)
+
+
+class _Watched:
+    """ASGI's `send`, with an eye on what is sent.
+
+    Attributes:
+        status: Of the response; 101 for a WebSocket that was opened, 0 before.
+        sent: Bytes of its body.
+    """
+
+    __slots__ = ("_at_once", "_send", "_traffic", "sent", "status")
+
+    def __init__(self, traffic: Traffic, send: Send) -> None:
+        self._traffic = traffic
+        self._send = send
+        self._at_once: AtOnce | None = getattr(send, "at_once", None)
+        self.status = self.sent = 0
+
+    @property
+    def at_once(self) -> AtOnce | None:
+        """See `AtOnce`; None where the server does not have it."""
+        return None if self._at_once is None else self._whole
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            self.sent += len(message.get("body", b""))
+        elif kind in _STARTS:
+            self.status = message["status"]
+            if self._traffic.leaving:
+                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+        elif kind == "websocket.accept":
+            self.status = 101
+        await self._send(message)
+
+    def _whole(self, status: int, headers: list[Header], body: bytes) -> bool:
+        assert self._at_once is not None
+        if self._traffic.leaving:
+            headers = [*headers, _CLOSE]
+        taken = self._at_once(status, headers, body)
+        if taken:
+            self.status, self.sent = status, len(body)
+        return taken
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lbclient.asgi.forwarding import Trust, client_of, forwarded_headers
-from lbclient.asgi.framing import asked_of, framing_of, split_prefix
-from lbclient.asgi.headers import request_headers
+from lbclient.asgi.framing import Asked, asked_of, framing_of, split_prefix
+from lbclient.asgi.headers import RequestFields
 from lbclient.asgi.outgoing import RawURL
 from lbclient.asgi.refusals import Refusal
 from lbclient.asgi.rewriting import rewrite_cookie, rewrite_location, seen_from
@@ -109,7 +109,7 @@ def test_an_untrusted_clients_word_is_replaced_in_every_spelling() -> None:
     ]
     asked = scope(("192.0.2.1", 5), [(b"host", b"h"), *spoofed])
     client = client_of(asked, Trust([]))
-    assert forwarded_headers(request_headers(asked["headers"]), client, b"h", b"", False) == [
+    assert forwarded_headers(RequestFields(asked["headers"]).passed, client, b"h", b"", False) == [
         (b"x_mine", b"kept"),
         (b"x-forwarded-for", b"192.0.2.1"),
         (b"x-forwarded-proto", b"http"),
@@ -127,7 +127,7 @@ def test_a_trusted_proxys_word_is_continued() -> None:
     ]
     asked = scope(("2001:db8::1", 5), [(b"host", b"in:80"), *headers])
     client = client_of(asked, Trust(PROXIES))
-    assert forwarded_headers(request_headers(asked["headers"]), client, b"in:80", b"/api", False) == [
+    assert forwarded_headers(RequestFields(asked["headers"]).passed, client, b"in:80", b"/api", False) == [
         (b"x-forwarded-proto", b"https"),
         (b"x-forwarded-host", b"shop.example"),
         (b"x-forwarded-port", b"443"),
@@ -147,7 +147,7 @@ def test_what_connection_names_is_for_this_hop() -> None:
         (b"te", b"trailers"),
         (b"x-kept", b"1"),
     ]
-    assert request_headers(headers) == [
+    assert RequestFields(headers).passed == [
         (b"x-forwarded-for", b"9.9.9.9"),
         (b"x-kept", b"1"),
         (b"te", b"trailers"),
@@ -156,7 +156,7 @@ def test_what_connection_names_is_for_this_hop() -> None:
 
 def test_cookie_lines_become_one() -> None:
     headers = [(b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2"), (b"cookie", b"c=3")]
-    assert request_headers(headers) == [(b"cookie", b"a=1; b=2; c=3"), (b"x", b"y")]
+    assert RequestFields(headers).passed == [(b"cookie", b"a=1; b=2; c=3"), (b"x", b"y")]
 
 
 # Where a mount ends
@@ -182,6 +182,10 @@ def test_where_a_mount_ends(raw_path: bytes, root_path: str, expected: tuple[byt
     assert split_prefix(raw_path, root_path) == expected
 
 
+def asks(asked: dict[str, Any]) -> Asked:
+    return asked_of(asked, RequestFields(asked["headers"]), True)
+
+
 @pytest.mark.parametrize(
     ("raw_path", "host", "target"),
     [
@@ -192,7 +196,7 @@ def test_where_a_mount_ends(raw_path: bytes, root_path: str, expected: tuple[byt
     ],
 )
 def test_targets(raw_path: bytes, host: bytes, target: bytes) -> None:
-    assert asked_of(scope(raw_path=raw_path, headers=[(b"host", host)]), True).target == target
+    assert asks(scope(raw_path=raw_path, headers=[(b"host", host)])).target == target
 
 
 @pytest.mark.parametrize(
@@ -217,19 +221,19 @@ def test_targets(raw_path: bytes, host: bytes, target: bytes) -> None:
 )
 def test_targets_and_hosts_that_are_none(raw_path: bytes, host: bytes) -> None:
     with pytest.raises(Refusal) as refused:
-        asked_of(scope(raw_path=raw_path, headers=[(b"host", host)]), True)
+        asks(scope(raw_path=raw_path, headers=[(b"host", host)]))
     assert refused.value.status == 400
 
 
 def test_a_server_without_raw_path_and_one_without_host() -> None:
     old = scope(http_version="1.0", path="/a b/\u00e4", server=("127.0.0.1", 80))
-    assert asked_of(old, True)[:2] == (b"127.0.0.1:80", b"/a%20b/%C3%A4")
-    assert asked_of({**old, "server": ("::1", 80)}, True).host == b"[::1]:80"
-    assert asked_of({**old, "server": ("/run/app.sock", None)}, True).host == b"localhost"
+    assert asks(old)[:2] == (b"127.0.0.1:80", b"/a%20b/%C3%A4")
+    assert asks({**old, "server": ("::1", 80)}).host == b"[::1]:80"
+    assert asks({**old, "server": ("/run/app.sock", None)}).host == b"localhost"
     with pytest.raises(Refusal, match="no Host"):
-        asked_of(scope(), True)
+        asks(scope())
     with pytest.raises(Refusal, match="more than one"):
-        asked_of(scope(headers=[(b"host", b"a"), (b"host", b"a")]), True)
+        asks(scope(headers=[(b"host", b"a"), (b"host", b"a")]))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +253,7 @@ def test_a_server_without_raw_path_and_one_without_host() -> None:
 )
 def test_bodies_whose_end_is_in_doubt(headers: list[tuple[bytes, bytes]], version: str) -> None:
     with pytest.raises(Refusal) as refused:
-        framing_of(scope(headers=headers, http_version=version))
+        framing_of(scope(http_version=version), RequestFields(headers))
     assert refused.value.status == 400
     assert (b"connection", b"close") in refused.value.headers
 

@@ -82,7 +82,7 @@ async def test_a_server_that_says_by_an_error_that_the_client_has_left(servers: 
     """ASGI 2.4."""
     (backend,) = servers("uvicorn", 1)
     pool = Pool([backend.url])
-    asked = scope(path="/stream")
+    asked = scope(path="/stream", query_string=b"delay=0.02")  # so that it does not come at once
     for gone_after in (0, 1, 3):
         server = await ask(pool, asked, Server(gone_after=gone_after))
         assert len(server.sent) == gone_after

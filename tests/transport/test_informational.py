@@ -70,9 +70,9 @@ async def test_what_comes_before_a_response_and_behind_it_is_told(
         extensions = {"on_informational": tell}
         async with client.stream("GET", "/hints", extensions=extensions) as response:
             assert await response.aread() == b"ok"
-            assert trailers_of(response) == [(b"x-sum", b"1"), (b"x-sum", b"2")]
+            assert trailers_of(response.extensions) == [(b"x-sum", b"1"), (b"x-sum", b"2")]
         assert told == [(102, []), (103, [(b"link", b"</a.css>"), (b"link", b"</b.js>")])]
         async with client.stream("GET", "/") as response:
             assert await response.aread() == b"ok"
-            assert trailers_of(response) == [], "the next response of the connection has none"
+            assert trailers_of(response.extensions) == [], "the next response of the connection has none"
         assert len(told) == 2, "nor does who has not asked hear anything"

@@ -17,6 +17,7 @@ from lbclient.core.ticket import Ticket
 from lbclient.httpx2._async.errors import DeadlineExceeded, as_httpx, ending_of_body, explained
 from lbclient.httpx2._sync.body import OnceBody
 from lbclient.httpx2._sync.connections import Connection, Connections
+from lbclient.httpx2._sync.http11_connection import Body
 
 DISCARD_WITHIN = 0.1  # seconds
 
@@ -118,6 +119,13 @@ class BalancedStream(httpx2.SyncByteStream, Iterator[bytes]):
         if self._lease is not None and self._lease.connections.ended:
             return Ending.CUT
         return ending_of_body(exc)
+
+    def whole(self) -> bytes | None:
+        """All of the body, when all of it has come already: nothing is left but to close. None when it has not."""
+        source = self._source
+        if type(source) is not Body or (self._left is not None and self._left() <= 0):
+            return None
+        return source.whole()
 
     def close(self) -> None:
         """The end of the body, or the caller's loss of interest in it."""
