@@ -72,6 +72,12 @@ SKIPPED = {"build", "dist", "node_modules", "htmlcov"}
 TEXTS = {"", ".py", ".pyi", ".toml", ".md", ".json", ".cfg", ".ini", ".yml", ".yaml", ".sh", ".txt", ".html"}
 
 
+def test_every_file_of_vectors_is_replayed() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    unused = [p.stem for p in (ROOT / "tests" / "vectors").glob("*.json") if f'{p.stem}.json"' not in tests]
+    assert [name for name in unused if f'"{name}"' not in tests] == []
+
+
 def project_files() -> Iterator[Path]:
     """Every file of the checkout, without environments, caches and what git keeps."""
     stack = [ROOT]

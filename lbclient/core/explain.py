@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lbclient.core.outcome import Outcome
+from lbclient.core.outcome import Ending, Outcome
 
 if TYPE_CHECKING:
     from lbclient.core.attempts import Attempts
@@ -91,12 +91,19 @@ class Record:
         because = str(getattr(self._plan.pool.algorithm, "because", "the algorithm's choice"))
         tried: list[str] = []
         attempts: list[Attempt] = []
+        before: Ending | None = None
         for ticket, outcome in self._plan.log:
-            tied = self._plan.is_tied(ticket)
-            attempts.append(
-                _describe(ticket, outcome, "the client is tied to it" if tied else because, tried)
-            )
-            tried.append(ticket.state.url)
+            url = ticket.state.url
+            reason = "the client is tied to it" if self._plan.is_tied(ticket) else because
+            if url in tried and before is Ending.STALE and url == tried[-1]:
+                reason = "once more, over a fresh connection: the one that was kept had been closed"
+                tried.remove(url)
+            elif url in tried:
+                reason += "; after a wait, since everybody had been tried"
+                tried = [last for last in tried[-1:] if last != url]
+            attempts.append(_describe(ticket, outcome, reason, tried))
+            tried.append(url)
+            before = outcome.ending
         return tuple(attempts)
 
     def explain(self) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from lbclient.asgi.forwarding import Trust, client_of, forwarded_headers
 from lbclient.asgi.framing import Asked, asked_of, framing_of, split_prefix
-from lbclient.asgi.headers import RequestFields
+from lbclient.asgi.headers import RequestFields, end_to_end
 from lbclient.asgi.outgoing import RawURL
 from lbclient.asgi.refusals import Refusal
 from lbclient.asgi.rewriting import rewrite_cookie, rewrite_location, seen_from
@@ -135,6 +135,12 @@ def test_a_trusted_proxys_word_is_continued() -> None:
         (b"x-forwarded-prefix", b"/api"),
         (b"forwarded", b'for=203.0.113.7;proto=https, for="[2001:db8::1]";proto=https;host="in:80"'),
     ]
+
+
+def test_pairs_stay_pairs_also_where_something_is_for_this_hop_only() -> None:
+    cookies = [(b"set-cookie", b"a=1"), (b"x-a", b"1"), (b"set-cookie", b"b=2")]
+    assert end_to_end([*cookies, (b"connection", b"keep-alive, x-a")]) == [cookies[0], cookies[2]]
+    assert end_to_end([*cookies, (b"te", b"trailers")]) == cookies
 
 
 def test_what_connection_names_is_for_this_hop() -> None:

@@ -476,6 +476,27 @@ def test_a_record_tells_every_attempt() -> None:
     assert repr(record) == "<Record http://b:1, 2 attempts>"
 
 
+def test_a_record_tells_why_somebody_was_tried_again() -> None:
+    pool, _ = make_pool(A, B, algorithm="first", retry=Retry(stop=stop_after_attempt(4), wait=wait_fixed(0)))
+    plan = pool.attempts(Facts())
+    stale, slow = Outcome(Ending.STALE), Outcome(Ending.SLOW)
+    assert run(plan, stale, slow, slow, Outcome(status=200)) == [A, A, B, A]
+    attempts = Record(plan).attempts
+    assert [attempt.reason for attempt in attempts] == [
+        "first available in the declared order",
+        "once more, over a fresh connection: the one that was kept had been closed",
+        "first available in the declared order",
+        "first available in the declared order; after a wait, since everybody had been tried",
+    ]
+    assert [attempt.candidates for attempt in attempts] == [(A, B), (A, B), (B,), (A,)]
+    assert [dict(attempt.skipped) for attempt in attempts] == [
+        {},
+        {},
+        {A: "already tried"},
+        {B: "already tried"},
+    ]
+
+
 def test_a_record_is_plain_data_too() -> None:
     pool, record = failed_over()
     data = json.loads(json.dumps(record.as_dict()))

@@ -279,6 +279,21 @@ def test_stragglers_neither_open_nor_close_an_ejection() -> None:
     assert of(pool, A).why == "waiting for its trial request"
 
 
+def test_stragglers_of_one_that_came_back_do_not_open_another_ejection() -> None:
+    pool, clock = make_pool(passive=PassiveHealth(consecutive_failures=2))
+    stragglers = [pool.pick(exclude=[B, C]) for _ in range(4)]
+    fail(pool, A, 2)
+    clock.advance(40)
+    succeed(pool, A)  # the trial
+    for ticket in stragglers[:3]:
+        ticket.failed("reset")
+    assert of(pool, A).why == "available"
+    fail(pool, A)
+    stragglers[3].succeeded(0.01)  # nor does one clear what counts now
+    fail(pool, A)
+    assert of(pool, A).ejected
+
+
 def test_a_backend_that_came_back_starts_with_a_clean_count() -> None:
     pool, clock = make_pool()
     eject(pool, A)
@@ -298,6 +313,16 @@ def test_the_last_backend_standing_is_never_ejected() -> None:
     fail(pool, C, 50)
     assert not of(pool, C).ejected
     assert pool.pick().backend.url == C
+
+
+def test_one_that_weighs_nothing_does_not_stand() -> None:
+    pool, _ = make_pool(A, B)
+    pool.set_weight(B, 0)
+    fail(pool, A, 50)
+    assert not of(pool, A).ejected
+    pool.set_weight(B, 1)
+    fail(pool, A)
+    assert of(pool, A).ejected
 
 
 def test_a_single_backend_is_never_ejected() -> None:

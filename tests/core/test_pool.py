@@ -617,6 +617,34 @@ def test_a_latency_is_finite_and_not_negative(latency: float) -> None:
     assert of(pool, A).failures == 1
 
 
+def test_an_algorithm_is_asked_under_the_lock_and_needs_none_of_its_own() -> None:
+    locked: list[bool] = []
+
+    class Watching:
+        def build(self, backends: Sequence[BackendState], rng: random.Random) -> Watching:
+            self.backends = backends
+            return self
+
+        def pick(self, key: bytes | None) -> BackendState:
+            locked.append(pool._lock.locked())
+            return self.backends[0]
+
+        def started(self, state: BackendState) -> None:
+            locked.append(pool._lock.locked())
+
+        ended = started
+
+        def observed(self, state: BackendState, latency: float, failed: bool, now: float) -> None:
+            locked.append(pool._lock.locked())
+
+    pool, _ = make_pool(A, B, algorithm=Watching())
+    pool.pick().succeeded(0.01)
+    pool.pick(exclude=[B]).failed("reset")
+    assert len(locked) >= 8
+    assert all(locked)
+    assert not pool._lock.locked()
+
+
 # Leaving and returning
 
 

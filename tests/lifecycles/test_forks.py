@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -61,6 +63,23 @@ def test_a_child_gets_its_own_connections_and_leaves_the_parents_alone(raw_serve
         assert http.get("/").status_code == 200
         assert server.wait_until(lambda raw: raw.accepted == 2)
         assert len(server.connections[0].requests) == 2, "the parent kept its connection"
+
+
+def test_a_child_keeps_no_connection_of_its_parents_open(raw_server: MakeRawServer) -> None:
+    server = raw_server(respond())
+    with httpx.Client(transport=BalancedTransport([server.url]), base_url="http://orders") as http:
+        http.get("/")
+        assert in_child(lambda: _connected_to(server.port)) == "0"
+        assert _connected_to(server.port) == 1
+
+
+def _connected_to(port: int) -> int:
+    """How many sockets of this process are."""
+    count = 0
+    for number in range(3, 512):
+        with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
+            count += copy.family == socket.AF_INET and copy.getpeername()[1] == port
+    return count
 
 
 def test_the_end_of_a_parents_response_in_the_child_is_not_counted_there(raw_server: MakeRawServer) -> None:
@@ -123,6 +142,22 @@ def test_a_child_probes_for_itself(raw_server: MakeRawServer) -> None:
     assert in_child(child) == "done"
     assert probes() >= before + 2
     http.close()
+
+
+def test_a_child_probes_though_its_parent_does(raw_server: MakeRawServer) -> None:
+    server = raw_server(respond())
+    transport = BalancedTransport([server.url], probe=HttpProbe("/health", interval=60))
+    with httpx.Client(transport=transport, base_url="http://orders") as http:
+        transport.wait_until_ready()
+        pool = transport.pools["default"]
+
+        def child() -> bool:
+            probed = threading.Event()
+            pool.report_probe = lambda url, passed: probed.set()  # type: ignore[method-assign]
+            http.get("/")
+            return probed.wait(10)
+
+        assert in_child(child) == "True"
 
 
 def test_a_fork_while_other_threads_use_the_pool_leaves_no_lock_held() -> None:

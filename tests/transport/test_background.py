@@ -18,9 +18,13 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx
 import pytest
 
+from lbclient import AsyncBalancedTransport, HttpProbe
 from lbclient._async.background import BackgroundTask, BackgroundThread, Wake
+from tests.conftest import MakeRawServer
+from tests.servers.raw import respond
 
 
 class Work:
@@ -580,3 +584,12 @@ def test_an_interpreter_that_exits_neither_waits_nor_complains(loop: str) -> Non
     )
     assert (done.returncode, done.stdout, re.sub(r"\s", "", done.stderr)) == (0, "", "")
     assert time.monotonic() - started < 10
+
+
+async def test_an_entered_client_needs_no_thread_for_its_probes(raw_server: MakeRawServer) -> None:
+    server = raw_server(respond())
+    transport = AsyncBalancedTransport([server.url], probe=HttpProbe("/health"))
+    async with httpx.AsyncClient(transport=transport):
+        await transport.wait_until_ready()
+        threads = [thread.name for thread in threading.enumerate()]
+        assert "lbclient: probes of pool 'default'" not in threads

@@ -13,6 +13,7 @@ import httpcore
 import httpx
 import pytest
 
+from lbclient import AsyncBalancedTransport
 from lbclient._async.http11 import Lines, Outgoing
 from lbclient._async.http11_connection import Body
 from lbclient._async.native_connection import MOST_EARLY, NativeConnection
@@ -246,3 +247,25 @@ async def test_a_response_that_is_closed_ends_its_request(raw_server: MakeRawSer
                 pass
             await ended.wait()
             assert backend.wait_until(lambda server: server.open == 0)
+
+
+# Nothing was written
+
+
+async def test_what_met_a_lost_connection_before_a_byte_was_written_goes_over_another_one(
+    raw_server: MakeRawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = raw_server([respond(close=True), respond()])
+    monkeypatch.setattr(NativeConnection, "dead", False)  # it dies a moment after it was looked at
+    transport = AsyncBalancedTransport([server.url])
+    async with httpx.AsyncClient(transport=transport, base_url="http://orders") as http:
+        await http.get("/")
+        (connection,) = connections_of(http)
+        while not connection._over:
+            await anyio.sleep(0.01)
+        response = await http.post("/", content=b"x")
+    assert [attempt.outcome.partition(" ")[0] for attempt in response.extensions["lbclient"].attempts] == [
+        "stale",
+        "200",
+    ]
+    assert len(server.requests) == 2

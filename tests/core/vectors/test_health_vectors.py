@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lbclient import PassiveHealth, Pool
-from lbclient.core.health import Health
+from lbclient.core.health import Health, Window
 from tests.core.pools import fail, make_pool, of
 
 VECTORS = Path(__file__).parent.parent.parent / "vectors"
@@ -104,3 +104,28 @@ def test_slow_start(case: Any) -> None:
     health.ramp_since = 1000.0
     factor = health.ramp(1000.0 + given["seconds_in_window"], given["window_s"])
     assert factor == pytest.approx(expect["factor"], abs=1e-6)
+
+
+def facts_of(number: str) -> dict[str, Any]:
+    """The facts of clientside.json with that number; there is one of each here."""
+    facts: list[dict[str, Any]] = json.loads((VECTORS / "clientside.json").read_text())["facts"]
+    (fact,) = (fact for fact in facts if fact["id"] == number)
+    return fact
+
+
+def test_ejections_of_grpc_grow_up_to_their_cap() -> None:
+    fact = facts_of("F30")
+    policy = PassiveHealth(base_ejection=fact["input"]["base"], max_ejection=fact["input"]["max"])
+    assert [policy.ejection_seconds(k) for k in fact["input"]["multiplier"]] == fact["expected"][
+        "eject_seconds"
+    ]
+
+
+def test_the_window_of_linkerd_forgets_exactly() -> None:
+    fact = facts_of("F46")
+    window = Window(fact["input"]["window_s"])
+    successes = []
+    for at, succeeded in fact["input"]["events"]:
+        window.add(1000.0 + at, failed=not succeeded)
+        successes.append(1 - window.failure_ratio(1000.0 + at, at_least=1))
+    assert successes == fact["expected"]["ratio"]

@@ -17,7 +17,7 @@ from lbclient.core.algorithms.maglev import maglev_table
 from lbclient.core.algorithms.points import Ring
 from lbclient.core.algorithms.rendezvous import score
 from lbclient.core.algorithms.ring import envoy_ring, ketama_ring
-from lbclient.core.algorithms.smooth import DeadlinePicker, smooth_schedule
+from lbclient.core.algorithms.smooth import DeadlinePicker, smooth_schedule, whole_weights
 from lbclient.core.algorithms.two_choices import TwoChoicesPicker
 from lbclient.core.backend import Backend, BackendState
 from lbclient.core.errors import NoBackendAvailable
@@ -26,6 +26,7 @@ from lbclient.core.hashing import crc32
 from lbclient.core.pool import Pool
 
 VECTORS = Path(__file__).parents[2] / "vectors"
+IPVS = "weights-to-turns-gcd"  # its tables are of other sizes, and made in another way
 
 NO_FAIL_WEIGHT = "passive health takes a failing backend out; its weight is not lowered step by step"
 NOT_MURMUR = "the envoy layout hashes with xxHash64, Envoy's default; murmur2 is not offered"
@@ -175,6 +176,13 @@ def test_earliest_deadline_first_shares(id_: str, given: Any, expect: Any) -> No
             assert Counter(picked[start : start + cycle]) == exact, "from any place, over any cycle"
 
 
+def test_weights_become_turns_as_in_ipvs() -> None:
+    (case,) = (
+        case for case in json.loads((VECTORS / "ipvs_mh.json").read_text())["cases"] if case["id"] == IPVS
+    )
+    assert list(whole_weights(tuple(case["input"]["weights"]))) == case["expect"]["turns"]
+
+
 def test_earliest_deadline_first_sequence_of_traefik() -> None:
     fact = facts_of("F53")
     weights = tuple(fact["input"]["weights"].values())
@@ -202,6 +210,15 @@ def test_ketama_points_are_those_of_nginx() -> None:
     points = list(ring.points())
     assert len(points) == case["expect"]["points"]
     assert [list(point) for point in points[:3]] == case["expect"]["first_three"]
+
+
+@pytest.mark.parametrize("given_weights", [[1, 1, 1], [1, 1, 98]], ids=str)
+def test_a_ring_of_envoys_is_as_long_as_that_of_grpc(given_weights: list[int]) -> None:
+    facts = json.loads((VECTORS / "clientside.json").read_text())["facts"]
+    (fact,) = (f for f in facts if f["id"] == "F02" and f["input"]["weights"] == given_weights)
+    names = tuple(f"10.0.0.{number}:80" for number in range(len(given_weights)))
+    ring = envoy_ring(names, tuple(map(float, given_weights)), fact["input"]["min"], fact["input"]["max"])
+    assert len(ring) == fact["expected"]["ring_len"]
 
 
 def test_ketama_lookups_are_those_of_pingora() -> None:
