@@ -557,7 +557,7 @@ def test_an_interpreter_that_exits_neither_waits_nor_complains(loop: str) -> Non
         import asyncio, logging, threading, anyio
         from lbclient._async.background import BackgroundThread
         logging.basicConfig(level=logging.DEBUG)
-        logging.getLogger("asyncio").setLevel(logging.INFO)
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # less its word on a slow machine
         if {loop!r} == "uvloop":
             import uvloop
             asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
