@@ -18,7 +18,7 @@ from lbclient.sidecar.listeners import Address, Bind, ListenerSection
 from lbclient.sidecar.pools import PoolSection
 from lbclient.sidecar.problems import in_words, problems_of
 from lbclient.sidecar.proxying import ProxySection, RateLimitsSection
-from lbclient.sidecar.section import Built, Off, Seconds, SecretText, Section, home_of
+from lbclient.sidecar.section import Built, Count, Off, Seconds, SecretText, Section, home_of
 
 
 class RegexSection(Built):
@@ -198,6 +198,8 @@ class Configuration(Section):
     """How a changed file is noticed."""
     shutdown: ShutdownSection = ShutdownSection()
     """What happens between SIGTERM and the end of the process."""
+    workers: Count = 1
+    """Processes that serve, each with connections and health of its own. Another number takes a restart."""
 
     @property
     def entry(self) -> str | None:
@@ -247,7 +249,8 @@ def understand(document: Document, home: Path) -> Configuration:
     except ValidationError as exc:
         raise ConfigurationError(problems_of(exc, document, Configuration)) from exc
     wrong: list[_Finding] = []
-    for look in (_loose_ends, _unused, _refused):  # one after the other: each relies on the one before
+    # one after the other: each relies on the one before
+    for look in (_loose_ends, _unused, _not_for_several, _refused):
         wrong = wrong or list(look(configuration))
     if wrong:
         problems: list[Problem] = []
@@ -309,6 +312,21 @@ def _unused(configuration: Configuration) -> Iterator[_Finding]:
         for name in names:
             if name not in used:
                 yield (kind, name), "nothing leads to it; write a route, a default or an l4 listener to it"
+
+
+def _not_for_several(configuration: Configuration) -> Iterator[_Finding]:
+    """What several workers cannot share."""
+    if configuration.workers == 1:
+        return
+    for place, bind in _binds(configuration):
+        if place != ("admin",) and (bind.kind == "unix" or (bind.kind == "tcp" and not bind.port)):
+            yield (*place, "bind"), f"is '{bind}', which workers cannot share; write an address and a port"
+    limits = configuration.rate_limits
+    if limits is not None and limits.store is None:
+        yield (
+            ("rate_limits",),
+            "each worker would count by itself; write a store, like 'redis://127.0.0.1:6379'",
+        )
 
 
 def _binds(configuration: Configuration) -> Iterator[tuple[tuple[Key, ...], Address]]:

@@ -149,15 +149,16 @@ class L4Listener:
 
     Args:
         section: The address and its options.
+        shared: Whether other processes of ours listen there, too.
 
     Raises:
         OSError: The address cannot be listened to; the message says which.
     """
 
-    def __init__(self, section: L4Section) -> None:
+    def __init__(self, section: L4Section, *, shared: bool = False) -> None:
         self.section = section
         kind = socket.SOCK_DGRAM if section.protocol == "udp" else socket.SOCK_STREAM
-        self._socket = bound(section.bind, kind=kind)
+        self._socket = bound(section.bind, kind=kind, shared=shared)
         self._forwarder: TCPForwarder | UDPForwarder | None = None
         self._pools: tuple[Pool, ...] = ()
         self._stopping: set[asyncio.Task[int]] = set()

@@ -60,17 +60,20 @@ class Listener:
         section: The address and its options.
         app: Who serves.
         refused: Told of requests that `app` does not see; None for nobody.
+        shared: Whether other processes of ours listen there, too.
 
     Raises:
         OSError: The address cannot be listened to; the message says which.
         ValueError: Its certificates cannot be used.
     """
 
-    def __init__(self, section: ListenerSection, app: App, refused: Refused | None = None) -> None:
+    def __init__(
+        self, section: ListenerSection, app: App, refused: Refused | None = None, *, shared: bool = False
+    ) -> None:
         self._options = Options.of(section)
         self._app = app
         self._refused = _nobody if refused is None else refused
-        self._socket = bound(section.bind, section.backlog)
+        self._socket = bound(section.bind, section.backlog, shared=shared)
         self._acceptors: list[_Acceptor] = []
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -261,7 +264,11 @@ def _fingerprint(section: ListenerSection) -> bytes:
 
 
 def bound(
-    address: Address, backlog: int = 2048, kind: socket.SocketKind = socket.SOCK_STREAM
+    address: Address,
+    backlog: int = 2048,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+    *,
+    shared: bool = False,
 ) -> socket.socket:
     """A socket that listens at an address.
 
@@ -269,13 +276,14 @@ def bound(
         address: Where.
         backlog: Connections that the system keeps until they are accepted.
         kind: Of connections, or of datagrams.
+        shared: Whether other processes of this user may listen there, too, if they say so as well.
 
     Raises:
         OSError: It cannot be; the message says which.
     """
     try:
         if address.kind == "tcp":
-            opened = _tcp_socket(address, backlog, kind)
+            opened = _tcp_socket(address, backlog, kind, shared)
         elif address.kind == "unix":
             opened = _unix_socket(address, backlog)
         else:
@@ -286,7 +294,7 @@ def bound(
     return opened
 
 
-def _tcp_socket(address: Address, backlog: int, kind: socket.SocketKind) -> socket.socket:
+def _tcp_socket(address: Address, backlog: int, kind: socket.SocketKind, shared: bool) -> socket.socket:
     everywhere = not address.host and socket.has_dualstack_ipv6()
     host = address.host or ("::" if everywhere else "0.0.0.0")  # noqa: S104  # what was asked for
     found = socket.getaddrinfo(host, address.port, type=kind, flags=socket.AI_PASSIVE)
@@ -297,6 +305,8 @@ def _tcp_socket(address: Address, backlog: int, kind: socket.SocketKind) -> sock
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
         if kind == socket.SOCK_STREAM:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind(where)
         if kind == socket.SOCK_STREAM:
             opened.listen(backlog)

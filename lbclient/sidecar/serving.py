@@ -10,8 +10,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from lbclient.sidecar.configuration import read
 from lbclient.sidecar.document import ConfigurationError
 from lbclient.sidecar.sidecar import Sidecar
+from lbclient.sidecar.supervisor import Supervisor
+from lbclient.sidecar.worker import Worker
 
 
 def serve(path: Path) -> int:
@@ -23,21 +26,26 @@ def serve(path: Path) -> int:
     Returns:
         The exit code: 0 after a graceful end, 1 when it could not start, or requests were cut off in the end.
     """
+    worker = Worker.from_environment()
+    who = "" if worker is None else f" worker {worker.number}:"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s{who} %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what it says of requests, we say
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(path, handler))
+            return runner.run(_serve(path, handler, worker))
     finally:
         logging.getLogger().removeHandler(handler)
 
 
-async def _serve(path: Path, handler: logging.Handler) -> int:
+async def _serve(path: Path, handler: logging.Handler, worker: Worker | None) -> int:
     logger = logging.getLogger("lbclient.sidecar")
-    sidecar = Sidecar(path, handler)
     try:
+        configuration = read(path)
+        if worker is None and configuration.workers > 1:
+            return await Supervisor(path, configuration).run()
+        sidecar = Sidecar(path, handler, worker)
         await sidecar.start()
     except ConfigurationError as exc:
         sys.stderr.write(f"{exc}\n")
@@ -64,7 +72,10 @@ async def _serve(path: Path, handler: logging.Handler) -> int:
     loop.add_signal_handler(signal.SIGHUP, reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    line = None if worker is None else worker.serves(abandoned=end)
     await asked.wait()
+    if line is not None:
+        line.close()
     ending = loop.create_task(sidecar.stop())
     try:
         cut = await ending

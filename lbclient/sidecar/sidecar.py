@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lbclient.sidecar.admin import Watchers, admin_app
-from lbclient.sidecar.configuration import AccessLogSection, Configuration, read
+from lbclient.sidecar.configuration import AccessLogSection, AdminSection, Configuration, read
+from lbclient.sidecar.everywhere import Everywhere
 from lbclient.sidecar.happenings import Happenings
 from lbclient.sidecar.layer4 import L4Listener
 from lbclient.sidecar.listeners import Address, ListenerSection
@@ -19,6 +20,7 @@ from lbclient.sidecar.metrics import registry_of
 from lbclient.sidecar.operations import Operations
 from lbclient.sidecar.requests import AccessLog, Decisions
 from lbclient.sidecar.traffic import Traffic
+from lbclient.sidecar.worker import Worker
 
 logger = logging.getLogger("lbclient.sidecar")
 
@@ -49,6 +51,7 @@ class Sidecar:
     Args:
         path: The configuration.
         log: Whose level the configuration sets.
+        worker: Which of several processes this is; None when it is alone.
 
     Attributes:
         traffic: What serves requests.
@@ -63,10 +66,11 @@ class Sidecar:
         leaving: Whether it is about to end.
     """
 
-    def __init__(self, path: Path, log: logging.Handler | None = None) -> None:
+    def __init__(self, path: Path, log: logging.Handler | None = None, worker: Worker | None = None) -> None:
         self.path = path
+        self.worker = worker
         self._log = log
-        self.traffic = Traffic()
+        self.traffic = Traffic(None if worker is None else worker.secret)
         self.decisions = Decisions()
         self.happenings = Happenings(self._tell)
         self.started_at = time.time()
@@ -88,6 +92,8 @@ class Sidecar:
         self.operations = Operations(self.traffic, self.watchers.tell)
         self.registry, self._own_metrics, self._pool_metrics = registry_of(self)
         self._admin_app = admin_app(self)
+        self._everywhere: Everywhere | None = None
+        self._inside: Listener | None = None
 
     def __repr__(self) -> str:
         return f"<Sidecar {self.path}, {len(self._listeners)} listeners>"
@@ -127,6 +133,7 @@ class Sidecar:
         self._level_before = root.level
         try:
             stamp = _stamp(self.path)
+            await self._join()
             await self._take(read(self.path), stamp)
             if self.trouble:
                 raise OSError(self.trouble)
@@ -134,6 +141,17 @@ class Sidecar:
             await self.aclose()
             raise
         self._watch = asyncio.create_task(self._watch_files())
+
+    async def _join(self) -> None:
+        """Be one of several workers, if there are several."""
+        worker = self.worker
+        if worker is None:
+            return
+        inside = Address("unix", path=worker.path_of(worker.number))
+        self._inside = Listener(ListenerSection(bind=inside), self._admin_app)
+        await self._inside.start()
+        if worker.is_first:
+            self._everywhere = Everywhere(self._admin_app, worker)
 
     async def reload(self) -> bool:
         """Read the file again and serve by it.
@@ -161,6 +179,9 @@ class Sidecar:
             return True
 
     async def _take(self, configuration: Configuration, stamp: object) -> None:
+        workers = 1 if self.worker is None else self.worker.count
+        if configuration.workers != workers:
+            raise ValueError(f"workers is {configuration.workers}, and {workers} serve; that takes a restart")
         seen = (stamp, *map(_stamp, map(Path, configuration.files())))
         opened = self._open_new(configuration)
         try:
@@ -187,6 +208,7 @@ class Sidecar:
     def _open_new(self, configuration: Configuration) -> _Opened:
         """Bind what is new and read certificates, before anything else is done: what fails here leaves no trace."""
         opened = _Opened()
+        shared = self.worker is not None
         try:
             for section in configuration.listeners:
                 known = self._listeners.get(section.bind)
@@ -194,17 +216,23 @@ class Sidecar:
                     if (options := known.differing(section)) is not None:
                         opened.changes[section.bind] = options
                 else:
-                    opened.listeners[section.bind] = Listener(section, self.traffic, self.traffic.refused)
+                    opened.listeners[section.bind] = Listener(
+                        section, self.traffic, self.traffic.refused, shared=shared
+                    )
             for other in configuration.l4:
                 if (other.protocol, other.bind) not in self._l4:
-                    opened.l4[other.protocol, other.bind] = L4Listener(other)
-            admin = configuration.admin
+                    opened.l4[other.protocol, other.bind] = L4Listener(other, shared=shared)
+            admin = self._admin_of(configuration)
             if admin is not None and (self._admin is None or admin.bind != self._admin.section.bind):
-                opened.admin = Listener(ListenerSection(bind=admin.bind), self._admin_app)
+                opened.admin = Listener(ListenerSection(bind=admin.bind), self._everywhere or self._admin_app)
         except BaseException:
             opened.close()
             raise
         return opened
+
+    def _admin_of(self, configuration: Configuration) -> AdminSection | None:
+        """Where operators come in to this process."""
+        return configuration.admin if self.worker is None or self.worker.is_first else None
 
     async def _listen(self, configuration: Configuration, opened: _Opened) -> list[str]:
         """Listen where the configuration says; whoever cannot, and why. That is rare: all have their addresses."""
@@ -227,7 +255,7 @@ class Sidecar:
                 else:
                     logger.info("serves %s with other options, or another certificate", known)
         await self._forward(configuration, opened, troubles)
-        if self._admin is not None and (configuration.admin is None or opened.admin is not None):
+        if self._admin is not None and (self._admin_of(configuration) is None or opened.admin is not None):
             self._end(self._admin)
             self._admin = None
         if opened.admin is not None and await self._begun(opened.admin, troubles):
@@ -344,6 +372,10 @@ class Sidecar:
         everything: list[Listener | L4Listener] = [*self._listeners.values(), *self._l4.values()]
         if self._admin is not None:
             everything.append(self._admin)
+        if self._inside is not None:
+            everything.append(self._inside)
+        if self._everywhere is not None:
+            await self._everywhere.aclose()
         await self.operations.aclose()
         await asyncio.gather(*(listener.finish(0, 0) for listener in everything))
         await self.traffic.aclose()

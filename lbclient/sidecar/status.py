@@ -24,11 +24,12 @@ def status_of(sidecar: Sidecar, *, history: bool = True) -> dict[str, Any]:
         sidecar: It.
         history: Whether to tell what happened lately as well.
     """
-    traffic = sidecar.traffic
+    traffic, worker = sidecar.traffic, sidecar.worker
     connections = traffic.connections()
     found: dict[str, Any] = {
         "version": __version__,
         "pid": os.getpid(),
+        "worker": None if worker is None else {"number": worker.number, "of": worker.count},
         "now": time.time(),
         "started_at": sidecar.started_at,
         "leaving": sidecar.leaving,

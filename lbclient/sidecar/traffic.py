@@ -65,16 +65,19 @@ class Generation:
 class Traffic:
     """An ASGI app that serves by the newest configuration.
 
+    Args:
+        secret: What signs cookies for which the file has no secret: the same through all reloads.
+
     Attributes:
         leaving: Whether answers close their connections, since the process is about to end.
         observers: Called with every request that is over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, secret: str | None = None) -> None:
         self.leaving = False
         self.observers: tuple[Callable[[Served], None], ...] = ()
         self.transport: AsyncBalancedTransport | None = None
-        self._secret = secrets.token_urlsafe(32)  # for cookies without one: the same through all reloads
+        self._secret = secrets.token_urlsafe(32) if secret is None else secret
         self._buckets: Any = None
         self._now: Generation | None = None
         self._before: deque[Generation] = deque()

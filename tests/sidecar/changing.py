@@ -163,7 +163,14 @@ async def reloaded(process: Process, turn: int) -> None:
 
 
 async def roll(
-    times: int, clients: int, fleet: list[Server], ca: trustme.CA, verify: ssl.SSLContext, home: Path
+    times: int,
+    clients: int,
+    fleet: list[Server],
+    ca: trustme.CA,
+    verify: ssl.SSLContext,
+    home: Path,
+    *,
+    workers: int = 1,
 ) -> Ledger:
     """Replace the process so often, under load: the next starts on the same socket before the old is told to end."""
     ledger = Ledger()
@@ -178,6 +185,7 @@ async def roll(
                 pools=one_pool([server.url for server in fleet]),
                 admin={"bind": f"127.0.0.1:{free_port()}"},
                 shutdown={"delay": 0.2, "linger": 2.0, "grace": 60},
+                workers=workers,
             )
             return await anyio.to_thread.run_sync(Process(path, inherited=[listening.fileno()]).__enter__)
 

@@ -86,7 +86,7 @@ const headers = () => (token ? { authorization: `Bearer ${token}` } : {});
 async function listen() {
   for (let pause = 500; ; pause = Math.min(pause * 2, 5000)) {
     try {
-      const response = await fetch("events", { headers: headers(), cache: "no-store" });
+      const response = await fetch(`events${location.search}`, { headers: headers(), cache: "no-store" });
       if (response.status === 401) { await logIn(); pause = 250; continue; }
       if (!response.ok) throw new Error(`the sidecar answers ${response.status}`);
       pause = 250;
@@ -181,7 +181,8 @@ function show(status) {
   else if (status.configuration.trouble) banner("The file cannot be served, so an older configuration is", status.configuration.trouble);
   else banner(null);
   setText($("#path"), status.configuration.path);
-  setText($("#version"), `lbclient ${status.version}, process ${status.pid}`);
+  const worker = status.worker ? `, worker ${status.worker.number} of ${status.worker.of}` : "";
+  setText($("#version"), `lbclient ${status.version}, process ${status.pid}${worker}`);
   setText($("#uptime"), `up ${span(status.now - status.started_at)}, configuration loaded ${span(status.now - status.configuration.loaded_at)} ago`);
 }
 
