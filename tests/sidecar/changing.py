@@ -19,6 +19,7 @@ import trustme
 from httpx_ws import AsyncWebSocketSession, aconnect_ws
 
 from tests.faults.deploys import Ledger, ask
+from tests.faults.load import until
 from tests.servers import Server, free_port
 from tests.sidecar.running import Process, one_pool, written
 
@@ -137,6 +138,42 @@ async def reload_often(
                     assert (await session.get("/whoami")).text == tied
                     assert await talk(ws) == talks_to
         assert process.status()["configuration"]["trouble"] == ""
+        process.signal(signal.SIGTERM)
+        assert await anyio.to_thread.run_sync(process.wait) == 0, process.log()
+    return ledger
+
+
+async def reload_several(
+    times: int, clients: int, fleet: list[Server], ca: trustme.CA, verify: ssl.SSLContext, home: Path
+) -> Ledger:
+    """The same with two workers: both have to take every configuration, and no request may be lost."""
+    ledger = Ledger()
+    port, admin = free_port(), free_port()
+    certificate(ca, home / "cert.pem")
+
+    def write(turn: int) -> Path:
+        members = [server.url for server in fleet[: 1 + turn % len(fleet)]]
+        listener = {"bind": f"127.0.0.1:{port}", "tls": {"certificate": "cert.pem"}, "keep_alive": 60 + turn}
+        return written(
+            home / "sidecar.yaml",
+            listeners=[listener],
+            pools=one_pool(members, algorithm=["round_robin", "adaptive"][turn // 2 % 2]),
+            admin={"bind": f"127.0.0.1:{admin}"},
+            workers=2,
+        )
+
+    with await anyio.to_thread.run_sync(Process(write(0)).__enter__) as process:
+
+        def reloads(worker: int) -> int:
+            found: int = process.status(worker)["configuration"]["reloads"]
+            return found
+
+        await until(lambda: process.admin.get("/status?worker=2").status_code == 200)
+        async with customers(f"https://localhost:{port}", verify, ledger, clients):
+            for turn in range(1, times + 1):
+                write(turn)
+                process.signal(signal.SIGHUP)
+                await until(lambda turn=turn: min(map(reloads, (1, 2))) == turn)  # type: ignore[misc]
         process.signal(signal.SIGTERM)
         assert await anyio.to_thread.run_sync(process.wait) == 0, process.log()
     return ledger

@@ -121,9 +121,10 @@ class Process:
         """What it has said."""
         return self._log.read_text(errors="replace")
 
-    def status(self) -> Any:
+    def status(self, worker: int | None = None) -> Any:
         """What the admin tells."""
-        return json.loads(self.admin.get("/status").text)
+        query = "" if worker is None else f"?worker={worker}"
+        return json.loads(self.admin.get(f"/status{query}").text)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

@@ -23,7 +23,7 @@ from lbclient.sidecar.everywhere import Everywhere
 from lbclient.sidecar.worker import Worker
 from tests.conftest import SharedServers
 from tests.servers import free_port
-from tests.sidecar.changing import roll
+from tests.sidecar.changing import reload_several, roll
 from tests.sidecar.documents import problems
 from tests.sidecar.running import Process, one_pool, replace, written
 
@@ -158,6 +158,15 @@ def alive(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.timeout(180)
+async def test_reloads_of_several_lose_nothing(
+    servers: SharedServers, ca: trustme.CA, client_ssl_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    ledger = await reload_several(4, 4, servers("uvicorn"), ca, client_ssl_context, tmp_path)
+    assert ledger.lost == []
+    assert len(ledger.answered) == 3
 
 
 @pytest.mark.timeout(180)
