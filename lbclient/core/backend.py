@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from lbclient.core.checks import check_flag
+from lbclient.core.checks import check_flag, is_finite
 from lbclient.core.frozen import FrozenMapping
 from lbclient.core.health import Health
 
@@ -66,7 +65,7 @@ class Backend:
         put(self, "path", path)
         if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float)):
             raise TypeError(f"weight of {self.url} is {self.weight!r}; write a finite number >= 0")
-        if not math.isfinite(self.weight) or self.weight < 0:
+        if not is_finite(self.weight) or self.weight < 0:
             raise ValueError(f"weight of {self.url} is {self.weight!r}; write a finite number >= 0")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int) or self.priority < 0:
             raise ValueError(

@@ -25,13 +25,21 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is {value!r}; write {allowed}")
     if (
-        not math.isfinite(value)
+        not is_finite(value)
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
         or (at_most is not None and value > at_most)
     ):
         raise ValueError(f"{name} is {value!r}; write {allowed}")
     return value
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is one that a float can be."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int of some hundred digits
+        return False
 
 
 def check_fraction(name: str, value: object) -> float:

@@ -26,6 +26,8 @@ from lbclient.core.backend import BackendState, Scale
 from lbclient.core.health import RAMP_STEPS, Admin, Passive
 from lbclient.core.tiers import Tier, TieredPicker, divide
 
+HEAVIEST = 1e100
+LIGHTEST = 1e-12  # of the heaviest: rarer than anybody could tell
 LOADS_SHOWN = 16  # copying the loads of the candidates costs 30 ns each; a larger pool's record does without
 
 
@@ -170,7 +172,7 @@ def build_snapshot(
     if panic:
         effective, also_ramping = _weights(candidates, rules.slow_start, now)
         ramping = ramping or also_ramping
-    weights = tuple(effective[s] for s in candidates)
+    weights = _comparable(tuple(effective[s] for s in candidates))
     if ramping:
         valid_until = min(valid_until, now + rules.slow_start / RAMP_STEPS)
 
@@ -230,3 +232,16 @@ def _weights(
     if all(ramp < 1 for ramp in ramps):
         return declared, ramping  # when everybody is new there is nobody to relieve them
     return {s: weight * ramp for (s, weight), ramp in zip(declared.items(), ramps, strict=True)}, ramping
+
+
+def _comparable(weights: tuple[float, ...]) -> tuple[float, ...]:
+    """The weights, so that no algorithm's sum or quotient of them leaves the range of floats: only their ratios count.
+
+    Any finite weight may be declared; all but the strangest ones stay as they are.
+    """
+    heaviest = max(weights, default=0.0)
+    if heaviest <= HEAVIEST and min(weights, default=0.0) >= heaviest * LIGHTEST:
+        return weights
+    scale = min(1.0, HEAVIEST / heaviest)
+    lightest = heaviest * scale * LIGHTEST
+    return tuple(max(weight * scale, lightest) for weight in weights)

@@ -73,7 +73,7 @@ def test_a_url_that_leads_nowhere_is_refused_with_what_to_write(url: str, messag
         Backend(url)
 
 
-@pytest.mark.parametrize("weight", [-1, -0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [-1, -0.5, float("nan"), float("inf"), 10**400])
 def test_a_weight_is_finite_and_not_negative(weight: float) -> None:
     with pytest.raises(ValueError, match="write a finite number >= 0"):
         Backend("http://a", weight=weight)

@@ -111,6 +111,26 @@ def test_unweighted_algorithms_ignore_the_weights(name: str) -> None:
     assert picked[URLS[0]] == pytest.approx(2000, rel=0.1)
 
 
+RINGS = {
+    "consistent_hash",
+    "ip_hash",
+    "ring_hash",
+}  # they have a most of points, which takes seconds to reach
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - RINGS))
+@pytest.mark.parametrize(
+    "weights", [(5e-324, 1), (1e-300, 1e300), (1e308, 1e308, 1e308), (1, 2**53 + 1)], ids=str
+)
+def test_any_finite_weight_will_do(name: str, weights: tuple[float, ...]) -> None:
+    backends = [Backend(f"http://10.0.0.{number}:80", weight=weight) for number, weight in enumerate(weights)]
+    pool = Pool(backends, algorithm=name, rng=random.Random(7))
+    for key in range(20):
+        pool.pick(str(key)).succeeded(0.01)
+    pool.set_weight(backends[0].url, 1e300)
+    assert pool.pick("key", exclude=[backends[1].url]).backend.url != backends[1].url
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_one_backend_gets_everything(name: str) -> None:
     assert Traffic(name, URLS[:1]).send(50) == {URLS[0]: 50}
