@@ -18,8 +18,9 @@ from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
 from lbclient.core.source import Source
+from lbclient.core.split import Split
 
-Target = Pool | Router | AsyncBalancedTransport | Source | Iterable[BackendLike]
+Target = Pool | Router | Split | AsyncBalancedTransport | Source | Iterable[BackendLike]
 
 
 class ReverseProxy:
@@ -29,8 +30,8 @@ class ReverseProxy:
     mounted at (`root_path`). There is no cookie jar: what one client is told no other one is.
 
     Args:
-        target: A `Pool`, a `Router`, a list of URLs and `Backend`s, or an `AsyncBalancedTransport`, which stays yours
-            to close.
+        target: A `Pool`, a `Router`, a `Split`, a list of URLs and `Backend`s, or an `AsyncBalancedTransport`, which
+            stays yours to close.
         trusted: Addresses and networks of the proxies in front of this one ("10.0.0.0/8"), "unix" for those on a Unix
             socket, or "*". Of everybody else the X-Forwarded-* and Forwarded headers are replaced.
         client_from: In which of a trusted proxy's headers the client's address is looked for: "x-forwarded-for" or

@@ -45,6 +45,8 @@ def admit(
         ValueError: The set is empty, or has a URL twice, or one that leads nowhere. Nothing has changed then.
         TypeError: It is no list.
     """
+    if isinstance(backends, Mapping):
+        raise TypeError(f"backends is {backends!r}; write a list of Backend(url, weight=...)")
     if isinstance(backends, (str, Backend)) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
     declared = [Backend.of(backend) for backend in backends]

@@ -521,6 +521,7 @@ def test_large_pools_do_without_the_loads_in_the_record() -> None:
         ([A], {"passive": True}, TypeError, r"passive is True; write PassiveHealth\(...\), or None"),
         ([A], {"connect": {}}, TypeError, r"connect is {}; write Connect\(...\), or None"),
         (None, {}, TypeError, "backends is None; write a list of URLs or Backends"),
+        ({A: 3}, {}, TypeError, r"backends is {.*: 3}; write a list of Backend\(url, weight=...\)"),
         ([A], {"name": ""}, ValueError, "name is ''; write one, like 'orders'"),
         ([A], {"name": 3}, TypeError, "name is 3; write a string, like 'orders'"),
         ([A], {"clock": None}, TypeError, "clock is None; write a function such as time.monotonic"),

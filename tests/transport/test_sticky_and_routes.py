@@ -141,3 +141,15 @@ async def test_readiness_waits_for_every_pool_and_names_who_is_missing(
     async with client(transport):
         with pytest.raises(TimeoutError, match=silent.url):
             await transport.wait_until_ready(0.3)
+
+
+async def test_a_split_is_a_target_by_itself(servers: SharedServers) -> None:
+    one, other = (Pool([server.url], name=server.name) for server in servers("uvicorn", 2))
+    split = Split({one: 3, other: 1})
+    transport = AsyncBalancedTransport(split)
+    assert set(transport.pools) == {one.name, other.name}
+    async with client(transport) as http:
+        names = [(await http.get("/whoami")).text for _ in range(8)]
+        assert sorted(names) == sorted([one.name] * 6 + [other.name] * 2)
+        await transport.reroute(Split({other: 1}))
+        assert (await http.get("/whoami")).text == other.name

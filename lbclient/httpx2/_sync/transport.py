@@ -26,6 +26,7 @@ from lbclient.core.members import BackendLike, known_as
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
 from lbclient.core.source import Source
+from lbclient.core.split import Split
 from lbclient.httpx2._async.errors import DeadlineExceeded
 from lbclient.httpx2._sync.engine import Answer
 from lbclient.httpx2._sync.exchange import Exchange
@@ -40,7 +41,7 @@ class BalancedTransport(httpx2.BaseTransport):
     """Spreads the requests of an `httpx2.Client` over backends.
 
     Args:
-        target: A `Pool`, a `Router`, or what a pool is made of: a list of URLs and `Backend`s, or a `Source`.
+        target: A `Pool`, `Router` or `Split`, or what a pool is made of: a list of URLs and `Backend`s, or a `Source`.
         inner: A function from `Backend` to `httpx2.BaseTransport`, for those who bring their own connections:
             `ASGITransport`, `MockTransport`, proxies.
         pool_options: Arguments of `Pool`, when `target` is a list or a source.
@@ -57,12 +58,12 @@ class BalancedTransport(httpx2.BaseTransport):
 
     def __init__(
         self,
-        target: Pool | Router | Source | Iterable[BackendLike],
+        target: Pool | Router | Split | Source | Iterable[BackendLike],
         *,
         inner: Inner | None = None,
         **pool_options: Any,
     ) -> None:
-        if isinstance(target, (Pool, Router)):
+        if isinstance(target, (Pool, Router, Split)):
             if pool_options:
                 raise TypeError(
                     f"{', '.join(pool_options)}: options of a pool go to Pool(...) when you make it yourself"
@@ -181,7 +182,7 @@ class BalancedTransport(httpx2.BaseTransport):
         with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
             return swap(io, backends, when_healthy_within, grace, guard)
 
-    def reroute(self, target: Pool | Router) -> LeftPools:
+    def reroute(self, target: Pool | Router | Split) -> LeftPools:
         """Route by other rules from now on. What is under way goes on as it began.
 
         Pools that are in both (the same objects) keep their connections and their probes.
@@ -194,11 +195,11 @@ class BalancedTransport(httpx2.BaseTransport):
             off those in use: do so when the requests that began before have ended.
 
         Raises:
-            TypeError: `target` is no pool and no router.
+            TypeError: `target` is no pool, router or split.
         """
         self._check_open()
-        if not isinstance(target, (Pool, Router)):
-            raise TypeError(f"target is {target!r}; write a Pool or a Router")
+        if not isinstance(target, (Pool, Router, Split)):
+            raise TypeError(f"target is {target!r}; write a Pool, a Router or a Split")
         router = target if isinstance(target, Router) else Router([], default=target)
         before = self._ios
         known = {io.pool: io for io in before.values()}

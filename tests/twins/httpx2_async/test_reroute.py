@@ -99,7 +99,7 @@ async def test_what_left_is_closed_with_the_transport(servers: SharedServers) ->
 async def test_what_is_no_target_is_refused(servers: SharedServers) -> None:
     (one,) = servers("uvicorn", 1)
     transport = AsyncBalancedTransport([one.url])
-    with pytest.raises(TypeError, match="write a Pool or a Router"):
+    with pytest.raises(TypeError, match="write a Pool, a Router or a Split"):
         await transport.reroute([one.url])  # type: ignore[arg-type]
     await transport.aclose()
     with pytest.raises(RuntimeError, match="closed"):

@@ -99,7 +99,7 @@ def test_what_left_is_closed_with_the_transport(servers: SharedServers) -> None:
 def test_what_is_no_target_is_refused(servers: SharedServers) -> None:
     (one,) = servers("uvicorn", 1)
     transport = BalancedTransport([one.url])
-    with pytest.raises(TypeError, match="write a Pool or a Router"):
+    with pytest.raises(TypeError, match="write a Pool, a Router or a Split"):
         transport.reroute([one.url])  # type: ignore[arg-type]
     transport.close()
     with pytest.raises(RuntimeError, match="closed"):

@@ -142,3 +142,15 @@ def test_readiness_waits_for_every_pool_and_names_who_is_missing(
     with client(transport):
         with pytest.raises(TimeoutError, match=silent.url):
             transport.wait_until_ready(0.3)
+
+
+def test_a_split_is_a_target_by_itself(servers: SharedServers) -> None:
+    one, other = (Pool([server.url], name=server.name) for server in servers("uvicorn", 2))
+    split = Split({one: 3, other: 1})
+    transport = BalancedTransport(split)
+    assert set(transport.pools) == {one.name, other.name}
+    with client(transport) as http:
+        names = [(http.get("/whoami")).text for _ in range(8)]
+        assert sorted(names) == sorted([one.name] * 6 + [other.name] * 2)
+        transport.reroute(Split({other: 1}))
+        assert (http.get("/whoami")).text == other.name
