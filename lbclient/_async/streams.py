@@ -30,11 +30,6 @@ class Lease:
         self.connections = connections
         self.connection = connection
 
-    async def end(self) -> None:
-        """Give the connection back."""
-        if doomed := self.connections.put(self.connection):
-            await self.connections.close_all(doomed)
-
     async def cut(self) -> None:
         """The connection cannot be trusted any more: close it, unless others share it."""
         if not self.connection.shared:
@@ -137,8 +132,9 @@ class BalancedStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
                 if self._lease is not None:
                     await self._lease.cut()
                 raise
-            if self._lease is not None:
-                await self._lease.end()
+            lease = self._lease
+            if lease is not None and (doomed := lease.connections.put(lease.connection)):
+                await lease.connections.close_all(doomed)
         finally:
             self._ticket.release()  # last: who waits for nothing in flight finds the connection given back
             if self.response is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -198,6 +199,7 @@ def forwarded_headers(
     return kept
 
 
+@lru_cache(maxsize=_MOST_REMEMBERED)
 def without_port(address: str) -> str:
     """An address as it stands in these headers, less port, brackets, quotes and zone (RFC 7239, section 6)."""
     address = address.strip(' \t"')

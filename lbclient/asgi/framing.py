@@ -8,6 +8,7 @@ smuggling lives on.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -16,7 +17,7 @@ from lbclient.asgi.refusals import Refusal, bad_request
 from lbclient.asgi.types import Scope
 
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")  # visible, and no fragment
+_IN_TARGETS = bytes(c for c in range(0x21, 0x7F) if c != 0x23)  # visible, and no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::([0-9]{1,5})?)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _MOST_DIGITS = 18
@@ -149,19 +150,24 @@ def asked_of(scope: Scope, fields: RequestFields, strip_root_path: bool) -> Aske
             raise bad_request("a target at another host than Host")
         path = absolute[2] or b"/"
         path = b"/" + path if path[:1] == b"?" else path
-    match = _HOST.fullmatch(host)
-    if match is None or (match[1] and int(match[1]) > 65535):
+    if not _is_host(host):
         raise bad_request("an illegal Host")
     prefix = b""
-    if strip_root_path:
-        prefix, path = split_prefix(path, scope.get("root_path", ""))
+    if strip_root_path and (root_path := scope.get("root_path", "")):
+        prefix, path = split_prefix(path, root_path)
     query: bytes = scope.get("query_string", b"")
     target = b"%s?%s" % (path, query) if query else path
-    if target[:1] != b"/" or not _TARGET.fullmatch(target):
+    if target[:1] != b"/" or target.translate(None, _IN_TARGETS):
         raise bad_request("an illegal target")
     if len(target) > MOST_TARGET:
         raise Refusal(414, "a target that is too long", close=True)
     return Asked(host, target, prefix)
+
+
+@lru_cache(maxsize=1024)
+def _is_host(host: bytes) -> bool:
+    match = _HOST.fullmatch(host)
+    return match is not None and (not match[1] or int(match[1]) <= 65535)
 
 
 def split_prefix(raw_path: bytes, root_path: str) -> tuple[bytes, bytes]:

@@ -274,7 +274,12 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
 
 @lru_cache(maxsize=64)
 def via(version: str, pseudonym: str) -> Header:
-    """Who passed a message on, and by which version it came to us (RFC 9110, 7.6.3)."""
+    """Who passed a message on, and by which version it came to us (RFC 9110, 7.6.3).
+
+    Args:
+        version: Such as "1.1".
+        pseudonym: Ours.
+    """
     return b"via", f"{version} {pseudonym}".encode("ascii")
 
 

@@ -7,7 +7,7 @@ sidecar's server takes all of them, by a function of its own in the scope; what 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import anyio
@@ -28,9 +28,9 @@ Inform: TypeAlias = Callable[[int, list[Header]], None]
 """Sends an informational response to the client."""
 
 
-async def answer_to(
+def answer_to(
     request: RawRequest, transport: AsyncBalancedTransport, extensions: Mapping[str, Any], send: Send
-) -> Answer:
+) -> Awaitable[Answer]:
     """The final response to `request`, once the client has those that came before it.
 
     Args:
@@ -47,8 +47,8 @@ async def answer_to(
 
         request.extensions["on_informational"] = informed
     elif EARLY_HINT in extensions:
-        return await _hinting(request, transport, send)
-    return await ask(transport, request)
+        return _hinting(request, transport, send)
+    return ask(transport, request)
 
 
 async def _hinting(request: RawRequest, transport: AsyncBalancedTransport, send: Send) -> Answer:

@@ -216,8 +216,6 @@ class Cycle:
     # The response in bytes
 
     def _head(self, status: int, headers: Any) -> bytes:
-        self.response_started = True
-        self._waits_for_continue = False
         length: bytes | None = None
         closes = False
         for name, value in headers:
@@ -229,6 +227,8 @@ class Cycle:
                 else:
                     raise RuntimeError("the framing of a response is the server's")
         head = _checked(_STATUS_LINES[status], headers)
+        self.response_started = True
+        self._waits_for_continue = False
         self._takes_body = self.scope["method"] != "HEAD" and status not in _NO_LENGTH
         if length is not None:
             self._left = int(length) if self._takes_body else 0

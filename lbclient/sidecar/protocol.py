@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -23,6 +24,9 @@ from lbclient.sidecar.cycle import Cycle
 
 LARGEST_HEAD_BYTES = 64 * 1024
 HEAD_WITHIN = 30.0  # seconds, from the first byte of a request (or from connecting) to the end of its head
+MOST_AHEAD = (
+    4  # requests that wait for their turn while we go on reading, and so hear whether the client is there
+)
 HEAR_OUT = 0.5  # seconds: closed at once, a connection is reset, and the client may not see the answer
 
 Refused: TypeAlias = Callable[[Scope, int, int], None]
@@ -54,6 +58,7 @@ class Protocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._refused = False
         self._takes_trailers = False
+        self._idle_since = inf
         self._served: Cycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -143,7 +148,8 @@ class Protocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, app)
         else:  # it was sent without waiting for the answer to the one before
-            self.flow.pause_reading()
+            if len(self.pipeline) >= MOST_AHEAD:
+                self.flow.pause_reading()
             self.pipeline.appendleft((cycle, app))  # type: ignore[arg-type]
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -159,6 +165,35 @@ class Protocol(HttpToolsProtocol):
             )
             status = 426 if of_another_version and self.scope["method"] == "GET" else 400
             self._tell_of(self.url, status, b"")
+
+    def on_response_complete(self) -> None:
+        """The next request may come, or begin."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_when(self._idle_since)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = inf
+
+    def _look_when(self, idle_since: float) -> None:
+        """One timer a connection that moves on, not one a request: 1 us less."""
+        due = idle_since + self.timeout_keep_alive
+        self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close what has been idle for so long."""
+        self.timeout_keep_alive_task = None
+        if self.loop.time() >= self._idle_since + self.timeout_keep_alive:
+            super().timeout_keep_alive_handler()
+        elif self._idle_since < inf:
+            self._look_when(self._idle_since)
 
     def send_400_response(self, msg: str) -> None:
         """See uvicorn's."""

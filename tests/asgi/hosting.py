@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import socket
 import threading
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import h11
 import uvicorn
 
-from lbclient.asgi.types import App
+from lbclient.asgi.types import App, Scope
+from lbclient.sidecar.protocol import Protocol
 
 READY_WITHIN = 10.0
 
@@ -22,10 +24,12 @@ class Host:
 
     Args:
         app: What to serve.
-        options: uvicorn's.
+        options: uvicorn's; and its `http` may be "sidecar", for the protocol of the sidecar's listeners.
     """
 
     def __init__(self, app: App, **options: Any) -> None:
+        if options.get("http") == "sidecar":
+            options["http"] = partial(Protocol, refused=_nobody)
         chosen: dict[str, Any] = {
             "log_level": "critical",
             "ws": "wsproto",
@@ -68,6 +72,10 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _nobody(scope: Scope, status: int, sent: int) -> None:
+    """Whom nobody has to be told of."""
 
 
 class Reply(NamedTuple):

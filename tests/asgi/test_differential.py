@@ -1,4 +1,4 @@
-"""The same bytes to NGINX, HAProxy and the reverse proxy on both of uvicorn's parsers.
+"""The same bytes to NGINX, HAProxy and the reverse proxy: on both of uvicorn's parsers, and on the sidecar's server.
 
 What reaches a backend through the reverse proxy has one meaning for every reader, is nothing that both others refuse,
 and never shifts the answers of a connection.
@@ -29,6 +29,7 @@ KNOWN: dict[str, set[str]] = {
         "chunk: extension with cr"
     },  # h11 reads over it; what is passed on is framed anew, without extensions
     "httptools": set(),
+    "sidecar": set(),
 }
 
 HEAD = re.compile(
@@ -235,7 +236,7 @@ def test_the_corpus_is_large_and_most_of_it_is_refused(
     assert len(refused_by_both) >= 60
 
 
-@pytest.mark.parametrize("parser", ["h11", "httptools"])
+@pytest.mark.parametrize("parser", ["h11", "httptools", "sidecar"])
 def test_nothing_is_passed_on_that_both_refuse_and_nothing_shifts(
     cases: dict[str, str], refused_by_both: set[str], parser: str
 ) -> None:

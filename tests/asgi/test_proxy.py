@@ -24,9 +24,9 @@ from tests.servers.raw import respond
 GET = b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n"
 
 
-@pytest.fixture(params=["h11", "httptools"])
+@pytest.fixture(params=["h11", "httptools", "sidecar"])
 def parser(request: pytest.FixtureRequest) -> str:
-    """uvicorn's two parsers of HTTP/1.1."""
+    """uvicorn's two parsers of HTTP/1.1, and the sidecar's server, to which the proxy speaks by shorter ways."""
     name: str = request.param
     return name
 
