@@ -19,11 +19,9 @@ from lbclient.asgi.types import Receive
 
 READ_AHEAD = 64 * 1024  # bytes
 LOOK_AFTER = 0.5  # seconds in which a backend reads nothing, for a client that has left
-FAR, NEAR = (
-    16 * 1024 * 1024,
-    4 * 1024 * 1024,
-)  # bytes to look through; two systems mostly keep less than FAR between them
-MOST_FAR = 4  # clients at a time that are looked for so far
+NEAR = 4 * 1024 * 1024  # bytes that are looked through for it
+FAR = 16 * 1024 * 1024  # more than two systems mostly keep between them; for MOST_FAR clients at a time
+MOST_FAR = 4
 
 _far: set[Incoming] = set()
 
@@ -77,6 +75,9 @@ class Incoming(httpx.AsyncByteStream):
             _far.discard(self)
 
     async def _until_there_is_room(self) -> None:
+        if self._ended:  # nothing more can come than the word that it has left
+            _far.discard(self)
+            return
         while self._held >= self._most_ahead:
             self._room = room = anyio.Event()
             with anyio.move_on_after(LOOK_AFTER if self._most_ahead == READ_AHEAD else None):

@@ -39,13 +39,14 @@ class Everywhere:
     def __init__(self, own: App, worker: Worker) -> None:
         self._own = own
         self._number = worker.number
-        self._clients = {worker.number: httpx.AsyncClient(transport=httpx.ASGITransport(own))}
+        own_transport = httpx.ASGITransport(own)
+        self._clients = {worker.number: httpx.AsyncClient(transport=own_transport, trust_env=False)}
         self._proxies: dict[int, ReverseProxy] = {}
         for number in range(1, worker.count + 1):
             if number != worker.number:
                 uds = worker.path_of(number)
                 transport = httpx.AsyncHTTPTransport(uds=uds)
-                self._clients[number] = httpx.AsyncClient(transport=transport)
+                self._clients[number] = httpx.AsyncClient(transport=transport, trust_env=False)
                 backend = Backend("http://localhost", uds=uds)
                 self._proxies[number] = ReverseProxy(
                     [backend],

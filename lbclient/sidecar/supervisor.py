@@ -75,7 +75,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            code, has_served = await kept.live()
+            try:
+                code, has_served = await kept.live()
+            except OSError as exc:  # no processes are left to be had
+                logger.error("worker %d cannot begin: %s", kept.number, exc)
+                code, has_served = 1, False
             if self._asked.is_set():
                 return min(abs(code), 1)
             if not has_served and not all(each.has_served for each in self._kept):
@@ -139,14 +143,14 @@ class _Kept:
         finally:
             theirs.close()
         self._process = process
+        if self._asked.is_set():
+            self.end()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         try:
             self._serves = bool(await reader.read(1))
             self.has_served = self.has_served or self._serves
             served = self._serves
-            if self._asked.is_set():
-                self.end()
-            elif self._reloads:
+            if self._reloads:
                 self.reload()
             return await process.wait(), served
         finally:

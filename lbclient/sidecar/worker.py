@@ -72,5 +72,7 @@ class Line:
 
     def close(self) -> None:
         """Listen no more."""
+        if self._socket.fileno() < 0:
+            return
         self._loop.remove_reader(self._socket)
         self._socket.close()
