@@ -18,11 +18,12 @@ from lbclient._async.engine import Answer
 from lbclient._async.errors import DeadlineExceeded
 from lbclient._async.exchange import Exchange
 from lbclient._async.inner import Inner
-from lbclient._async.pool_io import PoolIO
+from lbclient._async.pool_io import PoolIO, check_schemes
 from lbclient._async.readiness import wait_until_ready
 from lbclient._async.streams import BalancedStream
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
+from lbclient.core.backend import Backend
 from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
@@ -178,6 +179,9 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
             RuntimeError: The pool is being swapped already, or one of its backends drained.
         """
         io = self._io_of(None, pool)
+        if not isinstance(backends, (str, Backend)):
+            backends = [Backend.of(backend) for backend in backends]
+            check_schemes(io.pool, backends)
         with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
             return await swap(io, backends, when_healthy_within, grace, guard)
 

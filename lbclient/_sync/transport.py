@@ -19,11 +19,12 @@ from lbclient._sync.deploy import drain, swap
 from lbclient._sync.engine import Answer
 from lbclient._sync.exchange import Exchange
 from lbclient._sync.inner import Inner
-from lbclient._sync.pool_io import PoolIO
+from lbclient._sync.pool_io import PoolIO, check_schemes
 from lbclient._sync.readiness import wait_until_ready
 from lbclient._sync.streams import BalancedStream
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
+from lbclient.core.backend import Backend
 from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
@@ -179,6 +180,9 @@ class BalancedTransport(httpx.BaseTransport):
             RuntimeError: The pool is being swapped already, or one of its backends drained.
         """
         io = self._io_of(None, pool)
+        if not isinstance(backends, (str, Backend)):
+            backends = [Backend.of(backend) for backend in backends]
+            check_schemes(io.pool, backends)
         with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
             return swap(io, backends, when_healthy_within, grace, guard)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from lbclient.core.checks import check_flag, check_number, check_whole
@@ -42,7 +42,7 @@ class Connect:
     """
 
     verify: SSLContext | str | bool = True
-    cert: str | tuple[str, str] | tuple[str, str, str] | None = None
+    cert: str | tuple[str, str] | tuple[str, str, str] | None = field(default=None, repr=False)
     http1: bool = True
     http2: bool = False
     max_connections: int | None = 100
@@ -93,7 +93,8 @@ class Connect:
             isinstance(parts, tuple) and 1 <= len(parts) <= 3 and all(isinstance(part, str) for part in parts)
         ):
             raise TypeError(
-                f"cert is {cert!r}; write a file, or (certificate, key), or (certificate, key, password)"
+                f"cert is no certificate but a {type(cert).__name__}; "  # there may be a password in it
+                "write a file, or (certificate, key), or (certificate, key, password)"
             )
 
 

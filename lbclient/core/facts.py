@@ -39,6 +39,9 @@ class Facts:
         self.options: Mapping[str, object] = options or {}
         self.scheme = scheme
 
+    def __repr__(self) -> str:
+        return f"<Facts {self.method} {self.path} at {self.host!r}>"
+
     @property
     def path(self) -> str:
         """The path as it goes over the wire, without the query."""

@@ -59,6 +59,9 @@ class Source(ABC):
     def __str__(self) -> str:
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
 
 class Supply:
     """What the source of a pool has said so far. The pool writes it, under its lock.

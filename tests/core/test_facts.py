@@ -67,3 +67,7 @@ def test_a_key_becomes_bytes() -> None:
     assert as_key("é") == "é".encode()
     assert as_key(7) == b"7"
     assert as_key(None) is None
+
+
+def test_facts_are_told_in_words() -> None:
+    assert repr(Facts(target=b"/x?y=1", host="orders")) == "<Facts GET /x at 'orders'>"

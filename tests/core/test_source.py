@@ -296,3 +296,11 @@ def test_a_pool_is_half_down_when_half_of_those_meant_to_serve_are() -> None:
 
 def test_a_source_that_does_not_care_is_not_asked_again() -> None:
     Registry().doubt()
+
+
+def test_a_source_is_told_by_its_name() -> None:
+    class Nowhere(Source):
+        async def watch(self) -> AsyncIterator[Said]:
+            yield ["http://a"]
+
+    assert repr(Nowhere()) == "<Nowhere>"

@@ -18,6 +18,7 @@ from lbclient._async.deploy import drain, swap
 from lbclient._async.readiness import wait_until_ready
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
+from lbclient.core.backend import Backend
 from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
@@ -31,7 +32,7 @@ from lbclient.httpx2._async.engine import Answer
 from lbclient.httpx2._async.errors import DeadlineExceeded
 from lbclient.httpx2._async.exchange import Exchange
 from lbclient.httpx2._async.inner import Inner
-from lbclient.httpx2._async.pool_io import PoolIO
+from lbclient.httpx2._async.pool_io import PoolIO, check_schemes
 from lbclient.httpx2._async.streams import BalancedStream
 
 _SCHEMES = frozenset({"http", "https", "ws", "wss"})  # what httpcore2 takes
@@ -179,6 +180,9 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
             RuntimeError: The pool is being swapped already, or one of its backends drained.
         """
         io = self._io_of(None, pool)
+        if not isinstance(backends, (str, Backend)):
+            backends = [Backend.of(backend) for backend in backends]
+            check_schemes(io.pool, backends)
         with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
             return await swap(io, backends, when_healthy_within, grace, guard)
 

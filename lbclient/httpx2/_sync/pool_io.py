@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 
 from lbclient._sync.loops import Loop, call_soon, is_over, running_loop
+from lbclient.core.backend import Backend
 from lbclient.core.forking import new_lock, tell_after_fork
 from lbclient.core.pool import Pool
 from lbclient.httpx2._async.tls import OneContext
@@ -38,12 +40,7 @@ class PoolIO:
         if pool.connect.http2:
             _require_http2()
         check_pool(pool, inner is not None)
-        for backend in pool.members():
-            if backend.scheme not in ("http", "https"):
-                raise ValueError(
-                    f"pool {pool.name!r} has {backend.url}, and this transport speaks HTTP; write http:// or https://, "
-                    "or balance connections with lbclient.l4"
-                )
+        check_schemes(pool, pool.members())
         self.pool = pool
         self.native = inner is None and pool.connect.engine != "httpcore" and not pool.connect.http2
         self.ssl_context = OneContext(pool.connect)
@@ -160,6 +157,20 @@ class _Informed:
     def forget(self) -> None:
         """The membership may have changed."""
         self.loops = set()
+
+
+def check_schemes(pool: Pool, backends: Iterable[Backend]) -> None:
+    """All of them speak HTTP.
+
+    Raises:
+        ValueError: One does not.
+    """
+    for backend in backends:
+        if backend.scheme not in ("http", "https"):
+            raise ValueError(
+                f"pool {pool.name!r} has {backend.url}, and this transport speaks HTTP; write http:// or https://, "
+                "or balance connections with lbclient.l4"
+            )
 
 
 def _require_http2() -> None:

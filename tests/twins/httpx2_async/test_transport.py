@@ -864,6 +864,15 @@ def test_backends_that_do_not_speak_http_are_refused(url: str) -> None:
         AsyncBalancedTransport(["http://10.0.0.4", url])
 
 
+async def test_nor_does_a_swap_take_them() -> None:
+    async with AsyncBalancedTransport(["http://10.0.0.4"]) as transport:
+        with pytest.raises(ValueError, match=r"has tcp://10.0.0.5:6379, and this"):
+            await transport.swap(["http://10.0.0.4", "tcp://10.0.0.5:6379"])
+        with pytest.raises(TypeError, match="write a list of URLs or Backends"):
+            await transport.swap("http://10.0.0.4")
+        assert (await transport.swap(url for url in ["http://10.0.0.4"])).swapped
+
+
 def test_what_is_wrong_with_a_list_is_said_by_its_pool() -> None:
     with pytest.raises(ValueError, match="has no backends"):
         AsyncBalancedTransport([])
