@@ -181,8 +181,9 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
         """
         io = self._io_of(None, pool)
         if not isinstance(backends, (str, Backend)):
-            backends = [Backend.of(backend) for backend in backends]
-            check_schemes(io.pool, backends)
+            declared = [Backend.of(backend) for backend in backends]
+            check_schemes(io.pool, declared)
+            backends = declared
         with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
             return await swap(io, backends, when_healthy_within, grace, guard)
 
