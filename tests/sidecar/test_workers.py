@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import ssl
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from lbclient.asgi.types import Receive, Scope, Send
+from lbclient.sidecar.configuration import read
 from lbclient.sidecar.everywhere import Everywhere
+from lbclient.sidecar.supervisor import Supervisor
 from lbclient.sidecar.worker import Worker
 from tests.conftest import SharedServers
 from tests.servers import free_port
@@ -114,6 +118,8 @@ def test_what_is_done_is_done_by_all_and_who_dies_is_replaced(servers: SharedSer
         until(lambda: (process.status_of(2) or second)["pid"] != second["pid"])
         assert process.status_of(1)["pid"] == first["pid"]
         assert "worker 2 has ended by itself" in process.log()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.log()
 
 
 async def test_their_end_breaks_no_request(servers: SharedServers, tmp_path: Path) -> None:
@@ -179,6 +185,22 @@ async def test_processes_of_several_that_take_over_lose_nothing(
     assert ledger.lost == []
 
 
+def test_connections_are_dealt_out_too(servers: SharedServers, tmp_path: Path) -> None:
+    (server,) = servers("uvicorn", 1)
+    address = f"127.0.0.1:{free_port()}"
+    path = two(tmp_path, [server.url], default="api", l4=[{"bind": address, "pool": "lines"}])
+    configuration = yaml.safe_load(path.read_text())
+    configuration["pools"]["lines"] = {"backends": [f"tcp://127.0.0.1:{server.port}"]}
+    replace(path, yaml.safe_dump(configuration))
+    with Several(path) as process, ExitStack() as stack:
+        process.all()
+        for _ in range(20):
+            client = stack.enter_context(httpx.Client(base_url=f"http://{address}"))
+            assert client.get("/whoami").text == server.name
+        counts = [status["listeners"][1]["connections"] for status in process.all()]
+        assert (sum(counts), min(counts) > 0) == (20, True)
+
+
 def test_an_address_that_is_taken_is_no_start(servers: SharedServers, tmp_path: Path) -> None:
     (server,) = servers("uvicorn", 1)
     path = two(tmp_path, [server.url])
@@ -188,6 +210,15 @@ def test_an_address_that_is_taken_is_no_start(servers: SharedServers, tmp_path: 
     assert process.wait() == 1
     assert "cannot listen on" in process.log()
     assert "worker" not in process.log()
+
+
+async def test_without_a_process_to_be_had_there_is_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = two(tmp_path, ["http://127.0.0.1:1"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    assert await Supervisor(path, read(path)).run() == 1
+    assert "worker 1 cannot begin" in caplog.text
 
 
 def test_one_that_cannot_start_ends_the_others(servers: SharedServers, tmp_path: Path) -> None:
