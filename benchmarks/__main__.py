@@ -46,7 +46,8 @@ def runs(*, brief: bool, quick: bool) -> dict[str, list[str]]:
         found[loop] = ["throughput", "--loop", loop, "--concurrency", several, "--targets", compared, *few]
     repetitions = ["--repetitions", "3"] if brief else []
     once = ["--rounds", "1"] if brief else []
-    found |= {"connections": ["connections"], "picks": ["picks", *repetitions], "l4": ["l4", *once]}
+    found |= {"connections": ["connections"], "picks": ["picks", *repetitions]}
+    found |= {"hops": ["hops", *few], "l4": ["l4", *once]}
     return found
 
 

@@ -6,6 +6,7 @@ That is: limits for heads, informational responses, and a word about requests th
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Any, TypeAlias
@@ -60,6 +61,7 @@ class Protocol(HttpToolsProtocol):
         self._takes_trailers = False
         self._idle_since = inf
         self._served: Cycle | None = None
+        self._ahead: deque[tuple[Cycle, Any]] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
@@ -70,9 +72,7 @@ class Protocol(HttpToolsProtocol):
         """See `asyncio.Protocol`."""
         self._head_is_over()
         served = self._served
-        if (
-            served is not None and not served.response_complete
-        ):  # uvicorn tells only the one that was sent last
+        if served is not None and not served.response_complete:  # uvicorn tells the one that was sent last
             served.disconnected = True
             served.set()
         super().connection_lost(exc)
@@ -146,25 +146,17 @@ class Protocol(HttpToolsProtocol):
         scope["extensions"] = extensions
         app = service_unavailable if busy else self._serve
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, app)
+            self._begin(cycle, app)
         else:  # it was sent without waiting for the answer to the one before
-            if len(self.pipeline) >= MOST_AHEAD:
+            if len(self._ahead) >= MOST_AHEAD:
                 self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, app))  # type: ignore[arg-type]
+            self._ahead.append((cycle, app))
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+    def _begin(self, cycle: Cycle, app: Any) -> None:
         self._served = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def handle_websocket_upgrade(self) -> None:
-        """See uvicorn's: the connection is wsproto's from now on, which looks at the handshake at once."""
-        super().handle_websocket_upgrade()
-        if self.transport.is_closing():  # it is none
-            of_another_version = any(
-                name == b"sec-websocket-version" and value != b"13" for name, value in self.headers
-            )
-            status = 426 if of_another_version and self.scope["method"] == "GET" else 400
-            self._tell_of(self.url, status, b"")
+        task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def on_response_complete(self) -> None:
         """The next request may come, or begin."""
@@ -172,8 +164,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if self._ahead:
+            self._begin(*self._ahead.popleft())
             return
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
@@ -194,6 +186,16 @@ class Protocol(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
         elif self._idle_since < inf:
             self._look_when(self._idle_since)
+
+    def handle_websocket_upgrade(self) -> None:
+        """See uvicorn's: the connection is wsproto's from now on, which looks at the handshake at once."""
+        super().handle_websocket_upgrade()
+        if self.transport.is_closing():  # it is none
+            of_another_version = any(
+                name == b"sec-websocket-version" and value != b"13" for name, value in self.headers
+            )
+            status = 426 if of_another_version and self.scope["method"] == "GET" else 400
+            self._tell_of(self.url, status, b"")
 
     def send_400_response(self, msg: str) -> None:
         """See uvicorn's."""
