@@ -351,9 +351,9 @@ class BalancedTransport(httpx.BaseTransport):
 
 
 def _unsupported(request: httpx.Request) -> httpx.UnsupportedProtocol:
-    """In httpcore's words."""
+    """What httpx's own transport would raise, and what to write instead."""
     scheme = request.url.scheme
-    wrong = f"an unsupported protocol {scheme!r}:// instead of" if scheme else "no"
+    wrong = f"'{scheme}://' instead of" if scheme else "no"
     return httpx.UnsupportedProtocol(
         f"the request's URL {str(request.url)!r} has {wrong} 'http://' or 'https://'; "
         "write the logical one, like 'http://orders/42', or give the client a base_url",

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from random import Random
 from typing import TypeVar, cast
 
 from lbclient.core.affinity import Affinity
@@ -92,8 +91,8 @@ def check_clock(clock: object) -> None:
 
 
 def check_rng(rng: object) -> None:
-    """`rng` is a `random.Random`, or None."""
-    if rng is not None and not isinstance(rng, Random):
+    """`rng` draws what algorithms draw, as a `random.Random` does; or it is None."""
+    if rng is not None and not all(callable(getattr(rng, name, None)) for name in ("random", "getrandbits")):
         raise TypeError(f"rng is {rng!r}; write random.Random(...), or None")
 
 

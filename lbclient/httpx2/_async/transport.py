@@ -351,9 +351,9 @@ class AsyncBalancedTransport(httpx2.AsyncBaseTransport):
 
 
 def _unsupported(request: httpx2.Request) -> httpx2.UnsupportedProtocol:
-    """In httpcore2's words."""
+    """What httpx2's own transport would raise, and what to write instead."""
     scheme = request.url.scheme
-    wrong = f"an unsupported protocol {scheme!r}:// instead of" if scheme else "no"
+    wrong = f"'{scheme}://' instead of" if scheme else "no"
     return httpx2.UnsupportedProtocol(
         f"the request's URL {str(request.url)!r} has {wrong} 'http://' or 'https://'; "
         "write the logical one, like 'http://orders/42', or give the client a base_url",

@@ -701,7 +701,7 @@ def test_a_backend_declared_anew_is_seen_by_the_next_request(raw_server: MakeRaw
     ("url", "words"),
     [
         ("/42", "'/42' has no 'http://' or 'https://'; .* give the client a base_url"),
-        ("ftp://orders/42", "unsupported protocol 'ftp':// instead of 'http://' or 'https://'"),
+        ("ftp://orders/42", "'ftp://orders/42' has 'ftp://' instead of 'http://' or 'https://'"),
     ],
 )
 def test_a_url_that_is_not_https_is_refused_as_httpx_does(url: str, words: str) -> None:
