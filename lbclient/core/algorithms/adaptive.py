@@ -1,7 +1,7 @@
 """Adaptive, the default: **a failure is a slow answer.**
 
 One estimate per backend does the work of three mechanisms: it balances load, it notices failures, and it lets a backend
-back in. No probes, no change on the servers, no failure counters, no ejections, no trial requests.
+back in. No probes, no change on the servers, no failure counters, no ejections.
 
 The rule
 --------
@@ -26,12 +26,21 @@ then `1 + n` becomes `1 + n + 0.6 min(3, max(0.5, r / (r' + 1)))`, `r` fading to
 **Memory.** Failures fade with `tau`. Answers do as well, but not before four rounds (a round is as many picks as there
 are backends; 2 min at most): where traffic is sparse, nothing would be known of anybody otherwise. There a failure
 leaves no more than 2 of the answers before it. A second failure in a row is charged twice, a third three times, and all
-that follow four times: what has been good for long, and fails now, is failing.
+that follow four times, however long it was left alone in between: what was good for long, and fails now, is failing.
 
-**Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + 0.8 W ** -0.5`: of many that are
-noise, the least is too good to be true. A backend that was not picked for `k` rounds pays `(1 + 0.02 k) ** -0.5` of
-what its answers cost, so that nobody is doubted for ever. One that joins or comes back is not doubted for 50 rounds;
-nor is whoever failed lately, because that is paid for already, and where all fail now and then nobody would come back.
+**Trials.** A charge of 50 fades into the noise after about `tau ln 50`, 8 s in a fast pool, 11 s of four in a row, and
+the next request tries. A client with many requests need not wait for that: a failure is paid for by about 20 picks for
+each mean that it cost, a thousand if it was quick, and when they have gone by, one request tries (none that has failed
+elsewhere before, and one per thousand picks however many are failing). So trials fail a thousandth of the requests,
+and take a twentieth of the time that others take. Whoever answers a trial, or the first request after its charge had
+faded, is charged with nothing any more, and not doubted for 50 rounds.
+
+**Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + d W ** -0.5`: of many that are
+noise, the least is too good to be true. `d` is 0.8; where the standard deviation of answers, `s`, is below 0.7 means,
+there is less noise, and `d` is `0.8 s / 0.7`. A backend that was not picked for `k` rounds pays `(1 + 0.02 k) ** -0.5`
+of what its answers cost (0.19 instead of 0.02 where `s` is below 0.7: looks are cheap where answers are alike), so that
+nobody is doubted for ever. One that joins or comes back is not doubted for 50 rounds; nor is whoever failed lately,
+because that is paid for already, and where all fail now and then nobody would come back.
 
 **Curiosity.** With traffic one request at a time nothing is in flight when a pick is made, and whoever is a hair
 better than the mean would keep all of it. So of what successes cost, a backend that was not picked for `k` rounds (as
@@ -46,8 +55,6 @@ How it goes with the rest of a pool
 -----------------------------------
 
 * **Passive ejection** is off (`passive` left out): one mechanism for one job. One that is given works as ever.
-* **Trials**: there are none. A charge of 50 fades into the noise after about `tau ln 50`, 8 s in a fast pool, 13 s of
-  four in a row; the next request tries, and if it fails the charge is there again.
 * **Fail open**: nobody is out, so when all fail the least bad one is picked. There is nothing to open.
 * **Retry-After, drains, probes, priorities and zones** take backends out of the set, and this algorithm chooses among
   those that are left. What was known of one that comes back has faded by then.
@@ -108,6 +115,10 @@ REPORT_COUNTS = 0.6  # requests in flight of our own that a server with the mean
 REPORT_FADES = 2.5  # a second: a report is old news after 0.4 s
 REPORT_SHARE = 0.05  # of the newest report in their mean
 LEAST_REPORT, MOST_REPORT = 0.5, 3.0  # unbounded, a hundred clients herd: p99 12 to 16 times worse
+TRIAL_COSTS = 20.0  # picks for each mean that a failure cost: trials cost a twentieth of what requests take
+WORTH_A_TRIAL = 3.0  # means: whoever is expected to take less is asked anyway
+FORGOTTEN = 0.05  # of a failure: whoever is picked with so little left of it has waited for long
+ALIKE = 0.7  # standard deviation of answers, in means: where it is less, a doubt needs less
 COSTS_SHOWN = 16  # backends; a larger pool's records do without
 _NOBODY: frozenset[BackendState] = frozenset()
 
@@ -194,7 +205,9 @@ class AdaptivePicker:
         aperture = self._aperture
         order = self._order if aperture is None else aperture.window(now, fleet.turn)
         best = self._least(order, avoid, now, self._restricted)
-        if self._restricted and (best is None or best.expected(now, fleet.grown, fleet.charge) > BAD):
+        if self._restricted and (
+            best is None or (not best.trying and best.expected(now, fleet.grown, fleet.charge) > BAD)
+        ):
             order = self._order if aperture is None else aperture.beyond()
             best = self._least(order, avoid, now, False) or best
             if best is None and aperture is not None:
@@ -203,6 +216,8 @@ class AdaptivePicker:
             return None
         fleet.picked(now)
         best.turn = fleet.turn
+        if best.trial < math.inf and best.charges < FORGOTTEN * fleet.charge:
+            best.trying = True
         return best.state
 
     def _least(
@@ -220,8 +235,9 @@ class AdaptivePicker:
         mean = fleet.mean
         turn = fleet.turn
         alone = fleet.overlap < ALONE
-        discounts = self._discounts[self._curiosity() if alone else 0]
-        doubt = 0.0 if alone else DOUBT * math.sqrt(grown)
+        scatter = fleet.scatter / ALIKE
+        discounts = self._discounts[self._curiosity() if alone else int(scatter < 1)]
+        doubt = 0.0 if alone else DOUBT * min(1.0, scatter) * math.sqrt(grown)
         unit = 1.0 if self._scale is None else self._scale.unit
         known = len(discounts)
         last = discounts[-1]
@@ -231,6 +247,8 @@ class AdaptivePicker:
         ties = 1
         overlap = 0
         reports = fleet.reported
+        trial: Estimate | None = None
+        due = -math.inf if avoid or turn < fleet.trial else turn
         for estimate in order:
             state = estimate.state
             since = turn - estimate.turn
@@ -247,6 +265,9 @@ class AdaptivePicker:
                 total += estimate.charged * fade
                 count += estimate.charges * fade
                 cost = total / count
+                if estimate.trial <= due and cost > WORTH_A_TRIAL:
+                    due = estimate.trial
+                    trial = estimate
             else:
                 cost = total / count
                 if doubt and turn >= estimate.welcome and not estimate.pace:
@@ -279,6 +300,11 @@ class AdaptivePicker:
         if costs is not None:
             self.costs = costs
         fleet.overlap += OVERLAP_SHARE * (overlap - fleet.overlap)
+        if trial is not None:
+            fleet.trial = turn + TRIAL_COSTS * FAILURE_COSTS
+            trial.trial = math.inf
+            trial.trying = True
+            return trial
         return best
 
     def _curiosity(self) -> int:
@@ -299,7 +325,8 @@ class AdaptivePicker:
         fleet.advance(now)
         self._cheapest = None
         if failed:
-            estimate.failed(max(latency / fleet.mean, FAILURE_COSTS))
+            means = max(latency / fleet.mean, FAILURE_COSTS)
+            estimate.failed(means, TRIAL_COSTS * means * (0.5 + self._random()))
         else:
             most = SLOWEST_SUCCESS if fleet.overlap > ALONE else SLOWEST_ALONE
             estimate.answered(fleet.succeeded(latency, most))

@@ -44,7 +44,9 @@ class Fleet:
         mean: Mean latency of the successes, in seconds; a guess before the first.
         tau: Seconds over which failures are forgotten: 10 mean latencies, at least 2 s. Answers as well, or later.
         pause: Seconds between two picks, a moving average.
+        scatter: Standard deviation of all backends' successes, in means.
         size: How many backends there are.
+        trial: From which turn on there may be another trial of anybody.
         turn: Picks so far.
         reported: Mean of what servers say they have in flight; negative while none has.
         overlap: Requests waiting for their headers when a pick is made, a moving average.
@@ -55,6 +57,7 @@ class Fleet:
         "_count",
         "_estimates",
         "_picked_at",
+        "_squares",
         "_total",
         "charge",
         "grown",
@@ -62,8 +65,10 @@ class Fleet:
         "overlap",
         "pause",
         "reported",
+        "scatter",
         "size",
         "tau",
+        "trial",
         "turn",
     )
 
@@ -77,7 +82,9 @@ class Fleet:
         self.overlap = 0.0
         self.reported = -1.0
         self._at = self._picked_at = now
-        self._total = self._count = 0.0
+        self.scatter = 1.0
+        self.trial = 0.0
+        self._total = self._count = self._squares = 0.0
         self._estimates: WeakSet[Estimate] = WeakSet()
 
     def advance(self, now: float) -> None:
@@ -93,6 +100,7 @@ class Fleet:
                 for estimate in self._estimates:
                     estimate.shrink(1 / self.grown, 1)
                 self._total /= self.grown
+                self._squares /= self.grown
                 self._count /= self.grown
                 self.grown = 1.0
 
@@ -124,11 +132,16 @@ class Fleet:
             self.mean = seconds
             self._count = FIRST_COUNTS * self.grown
             self._total = seconds * self._count
+            self._squares = seconds * self._total
         mean = self.mean
+        self._squares += seconds * seconds * self.grown
         seconds = min(seconds, most * mean)
         self._total += seconds * self.grown
         self._count += self.grown
         self.mean = self._total / self._count
+        square = self._count * self.mean**2
+        if square:
+            self.scatter = math.sqrt(max(0.0, self._squares / square - 1))
         self.tau = max(LEAST_TAU, MEANS_REMEMBERED * self.mean)
         return seconds / mean if mean else 1.0
 
@@ -155,6 +168,8 @@ class Estimate:
         peak_count: What that one counts.
         failures: How many of them were failures.
         in_a_row: Failures since its last answer.
+        trial: From which turn on it may be tried again, having failed; infinity if it has not.
+        trying: Whether its next answer is that of a trial.
         turn: When it was last picked, in picks of the fleet.
         welcome: Until when it is not doubted, in the same.
         reported: What the server said last that it has in flight.
@@ -179,6 +194,8 @@ class Estimate:
         "share",
         "state",
         "total",
+        "trial",
+        "trying",
         "turn",
         "welcome",
     )
@@ -188,24 +205,32 @@ class Estimate:
         self.fleet = fleet
         self.total = self.count = self.peak = self.peak_count = 0.0
         self.charged = self.charges = self.failures = 0.0
-        self.in_a_row = 0.0
+        self.in_a_row = 0
         self.turn = fleet.turn
         self.welcome = 0
+        self.trial = math.inf
+        self.trying = False
         self.share = 1.0
         self.reported = 0.0
         self.reported_at = -math.inf
         self.pace = 0.0
         fleet.admit(self)
 
-    def failed(self, means: float) -> None:
-        """One more failure, that costs so much; the second in a row twice, up to four times."""
+    def failed(self, means: float, picks: float) -> None:
+        """One more failure, that costs so much; the second in a row twice, up to four times.
+
+        A trial has to wait for so many picks more.
+        """
         fleet = self.fleet
         trusted = TRUSTED * fleet.grown
         if self.count > trusted and fleet.is_sparse:
             self.total *= trusted / self.count
             self.count = trusted
-        self.refused(means * min(1 + self.in_a_row / fleet.charge, MOST_IN_A_ROW))
-        self.in_a_row += fleet.charge
+        self.refused(means * min(1 + self.in_a_row, MOST_IN_A_ROW))
+        self.in_a_row += 1
+        begun = fleet.turn if self.trial == math.inf else max(self.trial, fleet.turn)
+        self.trial = begun + picks
+        self.trying = False
         self.failures += fleet.charge
 
     def refused(self, means: float) -> None:
@@ -215,7 +240,12 @@ class Estimate:
 
     def answered(self, means: float) -> None:
         """One more answer, after so many means; the slowest of all is set aside."""
-        self.in_a_row = 0.0
+        self.in_a_row = 0
+        if self.trying:
+            self.trying = False
+            self.trial = math.inf
+            self.charged = self.charges = self.failures = 0.0
+            self.welcome = self.fleet.turn + WELCOME_ROUNDS * self.fleet.size
         count = self.fleet.grown
         means *= count
         if means > self.peak:
@@ -254,13 +284,13 @@ class Estimate:
         self.charged *= charges
         self.charges *= charges
         self.failures *= charges
-        self.in_a_row *= charges
 
     def join(self, fleet: Fleet) -> None:
         """Be one of `fleet` from now on."""
         if fleet is not self.fleet:
             self.fleet.dismiss(self)
             self.shrink(fleet.grown / self.fleet.grown, fleet.charge / self.fleet.charge)
+            self.trial += fleet.turn - self.fleet.turn
             self.fleet, self.turn = fleet, fleet.turn
             fleet.admit(self)
 

@@ -171,6 +171,74 @@ def test_a_charge_is_forgotten_after_some_seconds_and_the_next_request_tries() -
     assert one_by_one(pool, clock, 150, alike, pause=0.1)[A] > 10
 
 
+def failing(pool: Pool, clock: FakeClock, requests: int, every: float, *urls: str) -> Counter[str]:
+    """Requests that overlap, of which those to `urls` fail."""
+    rng = random.Random(9)
+    return busily(
+        pool, clock, requests, every, lambda url: (0.001, 500) if url in urls else (rng.expovariate(200), 200)
+    )
+
+
+def test_a_client_with_many_requests_tries_again_after_a_thousand_of_them() -> None:
+    pool, clock = pool_of()
+    failing(pool, clock, 1000, 0.001)
+    lost = failing(pool, clock, 6000, 0.001, A)[A]  # six seconds: its charge has not faded
+    assert 3 <= lost <= 15
+    back = failing(pool, clock, 4000, 0.001)
+    assert back[A] > 400
+
+
+def test_trials_are_one_per_thousand_however_many_fail() -> None:
+    pool, clock = pool_of(*(f"http://h{n}:1" for n in range(10)))
+    failing(pool, clock, 1000, 0.001)
+    bad = [f"http://h{n}:1" for n in range(5)]
+    first = failing(pool, clock, 1000, 0.0002, *bad)
+    served = failing(pool, clock, 20_000, 0.0002, *bad)
+    assert sum(first[url] for url in bad) < 60
+    assert 5 <= sum(served[url] for url in bad) <= 30
+    assert min(failing(pool, clock, 20_000, 0.0002)[url] for url in bad) > 500
+
+
+def test_one_answer_is_enough_when_a_charge_has_faded() -> None:
+    pool, clock = pool_of()
+    pool.pick(exclude=[B, C]).succeeded(0.001, 500)
+    clock.advance(8.0)
+    ticket = pool.pick(exclude=[B, C])
+    ticket.succeeded(0.02)
+    estimate = ticket.state.memory["adaptive"]
+    assert isinstance(estimate, Estimate)
+    assert estimate.charged == 0
+
+
+def test_a_retry_is_no_trial() -> None:
+    pool, clock = pool_of()
+    failing(pool, clock, 1000, 0.001)
+    for _ in range(19):
+        pool.pick(exclude=[B, C]).succeeded(0.001, 500)
+    ticket = pool.pick(exclude=[B, C])
+    ticket.succeeded(0.001, 500)
+    estimate = ticket.state.memory["adaptive"]
+    assert isinstance(estimate, Estimate)
+    estimate.trial = 0.0
+    assert pool.pick(exclude=[B]).backend.url == C
+    assert pool.pick().backend.url == A
+
+
+def test_a_failure_that_took_long_is_tried_again_more_seldom() -> None:
+    pool, clock = pool_of()
+    failing(pool, clock, 1000, 0.001)
+    for _ in range(20):
+        pool.pick(exclude=[B, C]).succeeded(1.0, 500)
+    assert failing(pool, clock, 3000, 0.001)[A] == 0
+
+
+def test_a_trial_of_a_light_backend_needs_nobody_else() -> None:
+    pool, clock = pool_of(Backend(A, weight=1), Backend(B, weight=2), Backend(C, weight=2))
+    failing(pool, clock, 1000, 0.001)
+    assert 2 <= failing(pool, clock, 6000, 0.001, A)[A] <= 15
+    assert failing(pool, clock, 4000, 0.001)[A] > 200
+
+
 def test_background_errors_everywhere_change_nothing() -> None:
     rng = random.Random(1)
     pool, clock = pool_of()
@@ -414,21 +482,42 @@ def test_a_light_backend_gets_half_to_twice_its_share(weights: tuple[float, floa
     assert 0.5 * fair <= served[A] <= 2 * fair
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_who_joins_or_was_away_where_requests_overlap_is_not_doubted_at_first(seed: int) -> None:
+def test_who_joins_or_was_away_where_requests_overlap_is_not_doubted_at_first() -> None:
+    joined: list[int] = []
+    returned: list[int] = []
+    for seed in range(9):
+        rng = random.Random(seed)
+        pool, clock = pool_of(*(f"http://h{n}:1" for n in range(10)), seed=seed)
+
+        def serve(url: str, rng: random.Random = rng) -> tuple[float, int]:
+            return rng.expovariate(100), 200
+
+        busily(pool, clock, 2000, 0.01, serve)
+        pool.add(A)
+        joined.append(busily(pool, clock, 1100, 0.01, serve)[A])
+        pool.begin_drain(A)
+        busily(pool, clock, 2000, 0.01, serve)
+        pool.enable(A)
+        returned.append(busily(pool, clock, 1100, 0.01, serve)[A])
+    assert sorted(joined)[4] > 15  # of 100; without it less than 5
+    assert sorted(returned)[4] > 15
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 0.4])
+def test_requests_that_overlap_spread_where_answers_are_alike(sigma: float, seed: int) -> None:
     rng = random.Random(seed)
-    pool, clock = pool_of(*(f"http://h{n}:1" for n in range(10)), seed=seed)
+    urls = [f"http://h{n}:1" for n in range(10)]
+    pool, clock = pool_of(*urls, seed=seed)
 
     def serve(url: str) -> tuple[float, int]:
-        return rng.expovariate(100), 200
+        return 0.015 * rng.lognormvariate(0, sigma), 200
 
-    busily(pool, clock, 3000, 0.01, serve)
+    served = busily(pool, clock, 3000, 0.01, serve)
+    assert min(served[url] for url in urls) > 100, served  # of 300; with a doubt that knows no scatter, 6
     pool.add(A)
-    assert busily(pool, clock, 1100, 0.01, serve)[A] > 15  # of 100; without it less than 5
-    pool.begin_drain(A)
-    busily(pool, clock, 3000, 0.01, serve)
-    pool.enable(A)
-    assert busily(pool, clock, 1100, 0.01, serve)[A] > 15
+    busily(pool, clock, 700, 0.01, serve)  # while it is welcome
+    assert busily(pool, clock, 1100, 0.01, serve)[A] > 20
 
 
 def test_slow_start_holds_a_new_backend_back() -> None:

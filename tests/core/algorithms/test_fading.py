@@ -1,5 +1,6 @@
 """Estimates keep their meaning when the unit they are written in changes."""
 
+import math
 import random
 
 import pytest
@@ -26,6 +27,8 @@ def test_estimates_of_two_sets_become_those_of_one() -> None:
     assert one.expected(clock(), fleet.grown, fleet.charge) > 5
     assert two.expected(clock(), fleet.grown, fleet.charge) == pytest.approx(1, abs=0.01)
     assert estimates_of("adaptive", [quick, slow], clock())[1] == [two, one]
+    assert one.trial - fleet.turn == pytest.approx(1000, rel=0.5)
+    assert two.trial == math.inf
 
 
 def test_a_smaller_unit_changes_no_estimate() -> None:
@@ -51,7 +54,7 @@ def test_everything_is_forgotten_towards_the_mean() -> None:
     fleet = Fleet(0.0)
     estimate = Estimate(state, fleet)
     fleet.succeeded(0.01, 10.0)
-    estimate.failed(50.0)
+    estimate.failed(50.0, 1000.0)
     assert estimate.expected(0.0, fleet.grown, fleet.charge) == 25.5
     assert estimate.expected(60.0, *fleet.units_at(60.0)) == pytest.approx(1)
     assert fleet.grown == 1
@@ -66,7 +69,7 @@ def test_sparse_answers_are_remembered_longer_than_failures() -> None:
         fleet.advance(now)
         fleet.picked(now)
         one.answered(fleet.succeeded(0.01, 10.0) * 3)
-    two.failed(50.0)
+    two.failed(50.0, 1000.0)
     assert one.failing(fleet.grown, fleet.charge) == 0
     assert two.failing(fleet.grown, fleet.charge) == 1
     units = fleet.units_at(now + 20)
@@ -84,7 +87,7 @@ def test_units_of_failures_are_renewed_alone() -> None:
         fleet.advance(now)
         renewed += fleet.charge < before
         fleet.picked(now)
-        estimate.failed(50.0)
+        estimate.failed(50.0, 1000.0)
         assert 20 < estimate.expected(now, fleet.grown, fleet.charge) < 210
     assert renewed > 10
     assert fleet.grown > 1
@@ -97,11 +100,11 @@ def test_failures_in_a_row_outweigh_a_long_good_past() -> None:
         estimate.answered(fleet.succeeded(0.01, 10.0))
     costs: list[float] = []
     for _ in range(5):
-        estimate.failed(50.0)
+        estimate.failed(50.0, 1000.0)
         costs.append(estimate.charged)
     assert costs == [50, 150, 300, 500, 700]
     estimate.answered(fleet.succeeded(0.01, 10.0))
-    estimate.failed(50.0)
+    estimate.failed(50.0, 1000.0)
     assert estimate.charged == 750
 
 
@@ -114,6 +117,36 @@ def test_of_sparse_answers_a_failure_leaves_few() -> None:
         estimate.answered(fleet.succeeded(0.01, 10.0))
     assert fleet.is_sparse
     assert estimate.count > 3 * fleet.grown
-    estimate.failed(50.0)
+    estimate.failed(50.0, 1000.0)
     assert estimate.count == 2 * fleet.grown
     assert estimate.expected(190.0, fleet.grown, fleet.charge) > 10
+
+
+def test_whoever_fails_again_after_long_is_charged_for_both() -> None:
+    (state,) = states(1)
+    fleet, (estimate,) = estimates_of("adaptive", [state], 0.0)
+    estimate.failed(50.0, 1000.0)
+    fleet.advance(20.0)
+    estimate.failed(50.0, 1000.0)
+    assert estimate.charged / fleet.charge == pytest.approx(100, rel=0.01)
+    assert estimate.trial == 2000
+
+
+def test_the_scatter_of_answers_is_their_standard_deviation_in_means() -> None:
+    fleet = Fleet(0.0)
+    for _ in range(2000):
+        fleet.succeeded(0.01, 10.0)
+        fleet.succeeded(0.03, 10.0)
+    assert fleet.scatter == pytest.approx(0.5, rel=0.01)
+    nothing = Fleet(0.0)
+    nothing.succeeded(0.0, 10.0)
+    assert nothing.scatter == 1
+
+
+def test_a_smaller_unit_changes_no_scatter() -> None:
+    fleet = Fleet(0.0)
+    for second in range(1, 400):
+        fleet.advance(float(second))
+        for seconds in (0.01, 0.03) * 20:
+            fleet.succeeded(seconds, 10.0)
+        assert second < 10 or fleet.scatter == pytest.approx(0.5, rel=0.1)
