@@ -149,6 +149,8 @@ def _describe(ticket: Ticket, outcome: Outcome, because: str, tried: list[str]) 
     left = [(index, s.url) for index, s in enumerate(snapshot.candidates) if s.url not in tried]
     if ticket.trial:
         because = "its ejection ended: the one request that tries it"
+    elif ticket.reason is not None:
+        because = ticket.reason
     elif snapshot.panic:
         because += "; health ignored: too few backends are available"
     costs = ticket.costs or ()

@@ -367,8 +367,10 @@ class Pool(Learning):
         state.waiting.append(now)
         if snapshot.started is not None:
             snapshot.started(state)
-        costs = None if explains is None else explains.costs
-        ticket = Ticket(self, state, snapshot, now, loads, drawn, trial, costs, cost)
+        costs, reason = (
+            (None, None) if explains is None else (explains.costs, getattr(explains, "reason", None))
+        )
+        ticket = Ticket(self, state, snapshot, now, loads, drawn, trial, costs, cost, reason)
         if trial:
             state.health.begin_trial()
             self._publish(now)

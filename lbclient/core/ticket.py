@@ -41,6 +41,7 @@ class Ticket:
         "epoch",
         "loads",
         "open",
+        "reason",
         "size",
         "snapshot",
         "started",
@@ -59,6 +60,7 @@ class Ticket:
         trial: bool,
         costs: Sequence[float | None] | None = None,
         size: int = 1,
+        reason: str | None = None,
     ) -> None:
         self._pool = pool
         self.state = state
@@ -69,6 +71,7 @@ class Ticket:
         self.trial = trial
         self.costs = costs
         self.size = size
+        self.reason = reason
         self.epoch = state.health.epoch
         self.open = True
         self.answer: Answer | None = None

@@ -120,6 +120,7 @@ WORTH_A_TRIAL = 3.0  # means: whoever is expected to take less is asked anyway
 FORGOTTEN = 0.05  # of a failure: whoever is picked with so little left of it has waited for long
 ALIKE = 0.7  # standard deviation of answers, in means: where it is less, a doubt needs less
 COSTS_SHOWN = 16  # backends; a larger pool's records do without
+TRIAL = "it has failed: the one request that tries it again"
 _NOBODY: frozenset[BackendState] = frozenset()
 
 
@@ -156,6 +157,7 @@ class AdaptivePicker:
     Attributes:
         costs: What the last pick expected of each backend, in mean latencies; None for who took no part. Empty in
             large pools.
+        reason: Why the last pick was not the least of them; None when it was.
     """
 
     __slots__ = (
@@ -171,6 +173,7 @@ class AdaptivePicker:
         "_scale",
         "_shown",
         "costs",
+        "reason",
     )
 
     def __init__(
@@ -190,6 +193,7 @@ class AdaptivePicker:
         self._shown = len(backends) <= COSTS_SHOWN
         self._cheapest: tuple[float, Estimate, float, float] | None = None
         self.costs: Sequence[float | None] = ()
+        self.reason: str | None = None
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The one with the least score."""
@@ -203,10 +207,13 @@ class AdaptivePicker:
         fleet = self._fleet
         fleet.advance(now)
         aperture = self._aperture
+        self.reason = None
         order = self._order if aperture is None else aperture.window(now, fleet.turn)
         best = self._least(order, avoid, now, self._restricted)
-        if self._restricted and (
-            best is None or (not best.trying and best.expected(now, fleet.grown, fleet.charge) > BAD)
+        if (
+            self._restricted
+            and self.reason is None
+            and (best is None or best.expected(now, fleet.grown, fleet.charge) > BAD)
         ):
             order = self._order if aperture is None else aperture.beyond()
             best = self._least(order, avoid, now, False) or best
@@ -304,6 +311,7 @@ class AdaptivePicker:
             fleet.trial = turn + TRIAL_COSTS * FAILURE_COSTS
             trial.trial = math.inf
             trial.trying = True
+            self.reason = TRIAL
             return trial
         return best
 

@@ -12,6 +12,7 @@ the pool's lock, so it needs none of its own. Besides `pick` it may have any of 
     avoided(state, now)                    why a backend gets less than others, as an `Avoided`; None if it does not
     drawn                                  the number that decided the last pick, for the record
     costs                                  what the last pick compared, a number per backend, for the record
+    reason                                 next to `costs`: why the last pick did not go by them; None when it did
 
 An algorithm whose `charges_failures` is true sees failures itself, and is not given passive ejection unasked.
 

@@ -95,7 +95,7 @@ class ShadowPicker:
     """Picks by one, asks the other.
 
     Attributes:
-        drawn, costs: Of the one that decides.
+        drawn, costs, reason: Of the one that decides.
     """
 
     def __init__(
@@ -126,6 +126,12 @@ class ShadowPicker:
         """What the one that decides compared."""
         costs: Sequence[float | None] = getattr(self._one, "costs", ())
         return costs
+
+    @property
+    def reason(self) -> str | None:
+        """Why the one that decides did not go by them."""
+        reason: str | None = getattr(self._one, "reason", None)
+        return reason
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The choice of the one that decides."""

@@ -1,5 +1,6 @@
 """Adaptive through the real pool, on a clock that the test moves."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -362,6 +363,27 @@ def test_the_record_says_what_was_compared() -> None:
     assert "least expected time" in attempt.reason
     assert f"expected: {A} " in record.explain()
     assert record.as_dict()["attempts"][0]["costs"] == attempt.costs
+
+
+def test_the_record_of_a_trial_says_that_it_is_one() -> None:
+    pool, clock = pool_of()
+    failing(pool, clock, 1000, 0.001)
+    for _ in range(20):
+        pool.pick(exclude=[B, C]).succeeded(0.001, 500)
+    estimate = pool.state(A).memory["adaptive"]
+    assert isinstance(estimate, Estimate)
+    reasons: list[str] = []
+    for due in (math.inf, 0.0, math.inf):
+        estimate.trial = due
+        plan = pool.attempts(Facts())
+        plan.observe(plan.first(), outcome())
+        (attempt,) = record_of(plan).attempts
+        reasons.append(attempt.reason)
+        assert (attempt.backend == A) is (due == 0)
+        assert max(cost or 0 for cost in attempt.costs) == attempt.costs[attempt.candidates.index(A)]
+    assert reasons[1] == "it has failed: the one request that tries it again"
+    assert "least expected time" in reasons[0]
+    assert reasons[2] == reasons[0]
 
 
 def test_the_record_of_a_retry_compares_those_that_were_left() -> None:

@@ -97,6 +97,7 @@ def test_the_record_shows_what_the_one_that_decides_compared() -> None:
     ticket = pool.pick()
     assert ticket.costs is not None
     assert len(ticket.costs) == 2
+    assert ticket.reason is None
     ticket.reported(3)
     ticket.succeeded(0.01, 429)
     assert pool.pick(exclude=[A]).backend.url == B
