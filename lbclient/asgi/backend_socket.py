@@ -40,9 +40,8 @@ class BackendSocket:
         self._most = most
         self._write_timeout = write_timeout
         self._writing = anyio.Lock()
-        self._answers: deque[Event] = deque(
-            maxlen=8
-        )  # of many pings the last ones are enough (RFC 6455, 5.5.3)
+        # Of many pings the last ones are enough (RFC 6455, 5.5.3).
+        self._answers: deque[Event] = deque(maxlen=8)
         self._to_answer = anyio.Event()
         self._heard = anyio.Event()
         self.code: int | None = None

@@ -253,9 +253,8 @@ class KeyAffinity:
         object.__setattr__(self, "_lots", ({}, (), None))
 
     def __reduce__(self) -> tuple[type[KeyAffinity], tuple[KeyLike]]:
-        return type(self), (
-            self.key,
-        )  # what reads the key is a closure, and what was built of members is another's
+        # Without what reads the key, a closure, and what was built of another's members.
+        return type(self), (self.key,)
 
     @property
     def strip(self) -> None:
@@ -293,15 +292,12 @@ class Sessions:
         self._ttl = ttl
         self._size = size
         self._lock = new_lock()
-        self._by_use: OrderedDict[bytes, tuple[str, float]] = (
-            OrderedDict()
-        )  # (backend, last use), oldest use first
+        # (backend, last use), oldest use first
+        self._by_use: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[Sessions], tuple[float, int]]:
-        return type(self), (
-            self._ttl,
-            self._size,
-        )  # a copy starts without any: they are learned where it is used
+        # A copy starts without any: they are learned where it is used.
+        return type(self), (self._ttl, self._size)
 
     def __repr__(self) -> str:
         return f"<Sessions, {len(self._by_use)} of at most {self._size}>"

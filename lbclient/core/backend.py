@@ -99,9 +99,7 @@ class Backend:
     @property
     def authority(self) -> str:
         """The `Host` header of a request sent straight to this backend: the port only where it is not the scheme's."""
-        address = self.hostname.partition("%")[
-            0
-        ]  # RFC 6874: without the zone, which is nothing to the server
+        address, _, _ = self.hostname.partition("%")  # RFC 6874: the zone is nothing to the server
         host = f"[{address}]" if ":" in address else address
         return host if _DEFAULT_PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
 

@@ -89,9 +89,8 @@ class Dns(Source):
         self._scheme = scheme
         self._path = path
         self._port = PORTS.get(scheme, 0) if port is None else port
-        Backend(
-            f"{scheme}://localhost:{1 if self._srv else self._port}{path}"
-        )  # says what is wrong with them
+        # Says what is wrong with them:
+        Backend(f"{scheme}://localhost:{1 if self._srv else self._port}{path}")
         self._floor = check_number("floor", floor, above=0)
         self._ceiling = check_number("ceiling", ceiling, at_least=floor)
         check_number("interval", interval, above=0)

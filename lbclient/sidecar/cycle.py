@@ -105,9 +105,8 @@ class Cycle:
         self._takes_body: bool = False
         self._chunked: bool = False
         self._trailers: bool = False
-        self._left: int | None = (
-            0  # bytes of a body whose length was said; None when its end is the connection's
-        )
+        # Bytes of a body whose length was said; None when its end is the connection's.
+        self._left: int | None = 0
 
     # What the connection tells
 

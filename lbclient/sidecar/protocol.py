@@ -25,9 +25,7 @@ from lbclient.sidecar.cycle import Cycle
 
 LARGEST_HEAD_BYTES = 64 * 1024
 HEAD_WITHIN = 30.0  # seconds, from the first byte of a request (or from connecting) to the end of its head
-MOST_AHEAD = (
-    4  # requests that wait for their turn while we go on reading, and so hear whether the client is there
-)
+MOST_AHEAD = 4  # requests that wait for their turn while we go on reading, and so hear of the client
 HEAR_OUT = 0.5  # seconds: closed at once, a connection is reset, and the client may not see the answer
 
 Refused: TypeAlias = Callable[[Scope, int, int], None]

@@ -89,9 +89,8 @@ class RendezvousLots:
         below = self._below
         lots = self._lanes * factor
         lots = (lots & below) + ((lots >> 61) & below)
-        lots = (lots & below) + (
-            (lots >> 61) & below
-        )  # never the prime itself: neither seed nor key is 0 modulo it
+        # Never the prime itself: neither seed nor key is 0 modulo it.
+        lots = (lots & below) + ((lots >> 61) & below)
         halves = array("Q", lots.to_bytes(16 * len(self._seeds), "little"))
         if sys.byteorder == "big":  # pragma: no cover - none of those that run the tests
             halves.byteswap()
