@@ -24,6 +24,9 @@ class Target:
     Args:
         backend: The backend.
         preserve_host: The `Host` header and the TLS server name stay those of the logical URL.
+
+    Raises:
+        httpx.ConnectError: The backend, which was added later, speaks no HTTP. Nothing was sent: others may serve.
     """
 
     __slots__ = (
@@ -39,6 +42,10 @@ class Target:
     )
 
     def __init__(self, backend: Backend, preserve_host: bool) -> None:
+        if backend.scheme not in ("http", "https"):
+            raise httpx.ConnectError(
+                f"{backend.url} speaks no HTTP; write http:// or https://, or balance connections with lbclient.l4"
+            )
         self.backend = backend
         self.secure = backend.scheme == "https"
         scheme = b"https" if self.secure else b"http"

@@ -849,6 +849,20 @@ def test_nor_does_a_swap_take_them() -> None:
         assert (transport.swap(url for url in ["http://10.0.0.4"])).swapped
 
 
+def test_one_that_comes_later_is_passed_over(servers: SharedServers) -> None:
+    (server,) = servers("uvicorn", 1)
+    pool = Pool([server.url], algorithm="first")
+    with client(BalancedTransport(pool)) as http:
+        pool.update(["tcp://127.0.0.1:9", server.url])
+        response = http.post("/whoami", content=b"not idempotent")
+        assert record(response).tried == 2
+        assert "tcp://127.0.0.1:9 speaks no HTTP" in record(response).explain()
+        pool.update(["tcp://127.0.0.1:9"])
+        with pytest.raises(httpx2.ConnectError, match="speaks no HTTP; write http://"):
+            http.get("/whoami")
+        assert pool.status().backends[0].in_flight == 0
+
+
 def test_what_is_wrong_with_a_list_is_said_by_its_pool() -> None:
     with pytest.raises(ValueError, match="has no backends"):
         BalancedTransport([])
