@@ -21,6 +21,7 @@ from lbclient.asgi.proxy import ReverseProxy
 from lbclient.asgi.rate_limiting import MOST_REMEMBERED, RateLimitMiddleware
 from lbclient.asgi.types import App, AtOnce, Message, Receive, Scope, Send
 from lbclient.core.backend import Backend
+from lbclient.core.explain import Record
 from lbclient.core.facts import Header
 from lbclient.core.pool import Pool
 from lbclient.core.routing import Router
@@ -264,13 +265,8 @@ class Traffic:
             generation.active -= 1
             if self.observers:
                 record = scope.get("state", {}).get("lbclient")
-                source = generation.configuration.proxy.client_from
                 seconds = perf_counter() - began
-                served = Served(
-                    scope, generation.trust, source, sending.status, sending.sent, seconds, record
-                )
-                for observer in self.observers:
-                    observer(served)
+                self._tell(generation, scope, sending.status, sending.sent, seconds, record)
             if not generation.active and self._before:
                 await self._forget()
 
@@ -282,9 +278,19 @@ class Traffic:
             status: What it was answered with; 0 when it was not.
             sent: Bytes of the answer's body.
         """
-        generation = self.generation
+        self._tell(self.generation, scope, status, sent, 0.0, None)
+
+    def _tell(
+        self,
+        generation: Generation,
+        scope: Scope,
+        status: int,
+        sent: int,
+        seconds: float,
+        record: Record | None,
+    ) -> None:
         source = generation.configuration.proxy.client_from
-        served = Served(scope, generation.trust, source, status, sent, 0.0, None)
+        served = Served(scope, generation.trust, source, status, sent, seconds, record)
         for observer in self.observers:
             observer(served)
 

@@ -245,7 +245,7 @@ class Estimate:
             self.trying = False
             self.trial = math.inf
             self.charged = self.charges = self.failures = 0.0
-            self.welcome = self.fleet.turn + WELCOME_ROUNDS * self.fleet.size
+            self.be_welcome()
         count = self.fleet.grown
         means *= count
         if means > self.peak:
@@ -253,6 +253,10 @@ class Estimate:
             count, self.peak_count = self.peak_count, count
         self.total += means
         self.count += count
+
+    def be_welcome(self) -> None:
+        """Not be doubted for a while: little is known of it because it was away."""
+        self.welcome = self.fleet.turn + WELCOME_ROUNDS * self.fleet.size
 
     def expected(self, now: float, grown: float, charge: float) -> float:
         """Means until an answer, if nothing else were in flight: `L` of the rule, in units of `grown` and `charge`."""
@@ -309,6 +313,6 @@ def estimates_of(name: str, backends: list[BackendState], now: float) -> tuple[F
         else:
             estimate = state.memory[name] = Estimate(state, fleet)
         if fleet.turn and estimate.count < fleet.grown:
-            estimate.welcome = fleet.turn + WELCOME_ROUNDS * len(backends)
+            estimate.be_welcome()
         estimates.append(estimate)
     return fleet, estimates
