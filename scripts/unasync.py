@@ -4,9 +4,12 @@
     scripts/unasync.py            writes them, and the twins of their tests
     scripts/unasync.py --check    writes nothing; fails when one of them is not what it would write
 
+It ends with 0, with 1 when a twin is stale or a substitution idle, and with 2 when it cannot tell, for want of ruff.
+
 A twin differs from its original by the substitutions below and by nothing else. Every one of them must change
 something, or it is an error. Files that come out the same need no twin: both use the original. Those in ASYNC_ONLY have
-none: they are used as they are, or have a counterpart in `_sync` that is written by hand (BY_HAND). ruff formats.
+none: they are used as they are, or have a counterpart in `_sync` that is written by hand (BY_HAND). ruff formats: that
+of the Python that runs this, else that of .venv, else that on the PATH.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -267,23 +271,33 @@ def without_tests(text: str, names: set[str]) -> tuple[str, set[str]]:
 
 def formatted(files: Mapping[Path, str]) -> dict[Path, str]:
     """As ruff would leave them: imports sorted, lines joined that fit now."""
+    ruff = find_ruff()
     done: dict[Path, str] = {}
     for path, text in files.items():
-        name = ["--stdin-filename", str(path)]
-        done[path] = _ruff(
-            ["format", *name], _ruff(["check", "--select", "I", "--fix", "--quiet", *name], text)
-        )
+        for step in (["check", "--select", "I", "--fix", "--quiet"], ["format"]):
+            command = [*ruff, *step, "--stdin-filename", str(path), "-"]
+            run = subprocess.run(command, input=text, capture_output=True, text=True, check=True, cwd=ROOT)
+            text = run.stdout
+        done[path] = text
     return done
 
 
-def _ruff(arguments: list[str], text: str) -> str:
-    command = [sys.executable, "-m", "ruff", *arguments, "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+def find_ruff() -> list[str]:
+    """The command that runs it."""
+    if importlib.util.find_spec("ruff") is not None:
+        return [sys.executable, "-m", "ruff"]
+    path = shutil.which("ruff", path=ROOT / ".venv" / "bin") or shutil.which("ruff")
+    if path is None:
+        print(
+            "scripts/unasync.py cannot tell: it needs ruff, which formats what it writes, and there is none in this "
+            f"Python ({sys.executable}), in .venv or on the PATH; run scripts/test once, or: pip install ruff",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    return [path]
 
 
 def main() -> None:
-    if importlib.util.find_spec("ruff") is None:
-        raise SystemExit("needs ruff, which formats what it writes; run it with the Python of .venv")
     files = formatted({**dict(shell()), **dict(tests())})
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     left = [

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,3 +253,31 @@ def test_nothing_points_outside_the_checkout() -> None:
                 if outside.search(line) or any(place in line for place in places):
                     found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}")
     assert not found, "\n".join(found)
+
+
+def checkout(folder: Path) -> Path:
+    """What scripts/unasync.py reads and writes, in a folder without .venv."""
+    shutil.copytree(ROOT / "lbclient", folder / "lbclient", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("scripts", "tests", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def check_twins(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    script = f"import runpy; runpy.run_path({str(folder / 'scripts/unasync.py')!r}, run_name='__main__')"
+    command = [sys.executable, *options, "-c", script, "--check"]
+    return subprocess.run(command, capture_output=True, text=True, env={"PATH": ""}, cwd=folder)
+
+
+def test_a_twin_that_somebody_has_edited_is_stale(tmp_path: Path) -> None:
+    twin = checkout(tmp_path) / "lbclient" / "_sync" / "deploy.py"
+    twin.write_text(twin.read_text() + "# but for this\n")
+    done = check_twins(tmp_path)
+    assert (done.returncode, done.stderr) == (1, "stale: lbclient/_sync/deploy.py; run scripts/unasync.py\n")
+
+
+def test_without_ruff_no_twin_is_called_stale(tmp_path: Path) -> None:
+    done = check_twins(checkout(tmp_path), "-I", "-S")  # without site-packages
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs ruff" in done.stderr
+    assert "stale" not in done.stderr
