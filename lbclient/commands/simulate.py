@@ -127,7 +127,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     rows = compare(one, names, seeds)
     bar.end()
-    print(f"{scenario.name}: {scenario.about}; {arguments.clients} clients, {arguments.seeds} seeds")
+    about = ": ".join(filter(None, (scenario.name, scenario.about)))
+    print(f"{about}; {arguments.clients} clients, {arguments.seeds} seeds")
     _print(table(rows))
     print(recommend(rows))
     if arguments.json is not None:
@@ -135,7 +136,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         from lbclient.simulator.plots import draw
 
-        draw(rows, f"{scenario.name}: {scenario.about}, {arguments.clients} clients", arguments.plot)
+        draw(rows, f"{about}, {arguments.clients} clients", arguments.plot)
     return 0
 
 
@@ -152,7 +153,7 @@ def _scenario(name: str) -> Scenario:
     written = _written(path)
     if not isinstance(written, dict):
         raise ValueError(f"{path} is no mapping of a scenario's keys; docs/choosing.md has one")
-    return Scenario.from_dict(cast("dict[str, Any]", written))
+    return Scenario.from_dict({"name": path.stem, **cast("dict[str, Any]", written)})
 
 
 def _written(path: Path) -> object:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeAlias, cast
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeAlias, TypeVar, cast
 
 from lbclient.core.checks import check_fraction, check_number, check_whole
 from lbclient.simulator.distributions import Distribution, Exponential, LogNormal, Mixed, Uniform
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class Speed:
     server: int
     factor: float
 
+    def __post_init__(self) -> None:
+        check_number("at", self.at, at_least=0)
+        check_number("factor", self.factor, at_least=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Failing:
@@ -51,6 +57,11 @@ class Failing:
     share: float
     after: float = 0.001
 
+    def __post_init__(self) -> None:
+        check_number("at", self.at, at_least=0)
+        check_fraction("share", self.share)
+        check_number("after", self.after, at_least=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Down:
@@ -59,6 +70,10 @@ class Down:
     at: float
     server: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        check_number("at", self.at, at_least=0)
+        check_number("seconds", self.seconds, above=0)
 
 
 Change: TypeAlias = Speed | Failing | Down
@@ -76,6 +91,11 @@ class Antagonist:
     every: float = 4.0
     low: float = 0.5
     high: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_number("every", self.every, above=0)
+        check_number("low", self.low, above=0)
+        check_number("high", self.high, at_least=self.low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +147,6 @@ class Scenario:
         check_number("timeout", self.timeout, above=0)
         for change in self.changes:
             check_whole("server", change.server, at_least=0, at_most=len(self.servers) - 1)
-            check_number("at", change.at, at_least=0)
-            if isinstance(change, Failing):
-                check_fraction("share", change.share)
 
     @property
     def requests_per_second(self) -> float:
@@ -150,29 +167,54 @@ class Scenario:
             ValueError, TypeError: Something is none of it.
         """
         options = dict(written)
-        unknown = options.keys() - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"a scenario has no {', '.join(sorted(unknown))}")
         servers: list[Server] = []
-        for one in cast("list[dict[str, Any]]", options.get("servers", [])):
-            own = dict(one)
-            servers += [Server(**{k: v for k, v in own.items() if k != "count"})] * own.get("count", 1)
+        for one in _listed("servers", options.get("servers", ())):
+            own = _mapping(Server, one)
+            count = check_whole("count", own.pop("count", 1), at_least=1)
+            servers += [_made(Server, own)] * count
         options["servers"] = tuple(servers)
         if "work" in options:
-            options["work"] = _of_kind(options["work"], (Exponential, LogNormal, Mixed, Uniform))
+            options["work"] = _of_kind("work", options["work"], (Exponential, LogNormal, Mixed, Uniform))
         options["changes"] = tuple(
-            _of_kind(change, (Speed, Failing, Down)) for change in options.get("changes", ())
+            _of_kind("changes", change, (Speed, Failing, Down))
+            for change in _listed("changes", options.get("changes", ()))
         )
         if options.get("antagonist") is not None:
-            options["antagonist"] = Antagonist(**options["antagonist"])
-        return cls(**options)
+            options["antagonist"] = _made(Antagonist, options["antagonist"])
+        return _made(cls, options)
 
 
-def _of_kind(written: Mapping[str, Any], kinds: tuple[type, ...]) -> Any:
-    options = dict(written)
-    name = options.pop("kind", None)
-    for kind in kinds:
-        if kind.__name__.lower() == name:
-            return kind(**options)
-    allowed = ", ".join(kind.__name__.lower() for kind in kinds)
-    raise ValueError(f"kind is {name!r}; write one of: {allowed}")
+def _listed(name: str, written: object) -> Sequence[object]:
+    if isinstance(written, (str, bytes)) or not isinstance(written, Sequence):
+        raise TypeError(f"{name} is {written!r}; write a list")
+    return cast("Sequence[object]", written)
+
+
+def _mapping(kind: type, written: object) -> dict[str, Any]:
+    if not isinstance(written, Mapping):
+        known = ", ".join(field.name for field in fields(kind))
+        raise TypeError(f"{kind.__name__.lower()} is {written!r}; write a mapping with some of: {known}")
+    return dict(cast("Mapping[str, Any]", written))
+
+
+def _of_kind(name: str, written: object, kinds: Sequence[type[Any]]) -> Any:
+    by_name = {kind.__name__.lower(): kind for kind in kinds}
+    options = dict(cast("Mapping[str, Any]", written)) if isinstance(written, Mapping) else {}
+    kind = by_name.get(options.pop("kind", ""))
+    if kind is None:
+        raise ValueError(f"{name} has {written!r}; write its kind, one of: {', '.join(by_name)}")
+    return _made(kind, options)
+
+
+def _made(kind: type[_Made], written: object) -> _Made:
+    """An object of the arguments in a mapping, or what is wrong with them."""
+    options = _mapping(kind, written)
+    name = kind.__name__.lower()
+    needed = {field.name: field.default is MISSING for field in fields(cast("Any", kind))}
+    unknown = ", ".join(str(key) for key in options if key not in needed)
+    if unknown:
+        raise ValueError(f"{name} has no {unknown}; it has: {', '.join(needed)}")
+    missing = ", ".join(key for key, must in needed.items() if must and key not in options)
+    if missing:
+        raise ValueError(f"{name} lacks: {missing}")
+    return kind(**options)

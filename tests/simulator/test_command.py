@@ -68,6 +68,15 @@ def test_ones_own_scenario_and_trace(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert read_trace(trace) == [(0.0, 0.02), (0.5, 0.01), (1.0, 0.005)]
 
 
+def test_a_scenario_without_a_name_has_that_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = tmp_path / "mine.json"
+    scenario.write_text('{"servers": [{"count": 2}]}')
+    assert main(["simulate", str(scenario), *SHORT, "--algorithms", "random"]) == 0
+    assert capsys.readouterr().out.startswith("mine; 2 clients")
+
+
 def test_a_scenario_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenario = tmp_path / "mine.yaml"
     scenario.write_text("name: mine\nservers: [{count: 2, cores: 2}]\nabout: two of mine\n")

@@ -244,17 +244,44 @@ def test_nothing_counted_has_no_quantiles() -> None:
         (lambda: replace(QUICK, changes=(Speed(1.0, 9, 1.0),)), ValueError, "server is 9"),
         (lambda: replace(QUICK, changes=(Failing(1.0, 0, 2.0),)), ValueError, "share is 2.0"),
         (lambda: replace(QUICK, rate=0.0), ValueError, "rate is 0"),
-        (lambda: Scenario.from_dict({"name": "x", "speed": 3}), ValueError, "a scenario has no speed"),
-        (
-            lambda: Scenario.from_dict({"name": "x", "servers": [{}], "work": {"kind": "pareto"}}),
-            ValueError,
-            "kind is 'pareto'; write one of: exponential, lognormal, mixed, uniform",
-        ),
     ],
 )
 def test_bad_input_is_refused_with_what_to_write(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("written", "error", "message"),
+    [
+        ({"speed": 3}, ValueError, "scenario has no speed; it has: name, servers, load"),
+        ({"servers": 3}, TypeError, "servers is 3; write a list"),
+        ({"servers": "ab"}, TypeError, "servers is 'ab'; write a list"),
+        ({"servers": [3]}, TypeError, "server is 3; write a mapping with some of: cores, speed"),
+        ({"servers": [{"core": 3}]}, ValueError, "server has no core; it has: cores, speed, weight, joins"),
+        ({"servers": [{"count": 0}]}, ValueError, "count is 0"),
+        ({"work": 0.01}, ValueError, "work has 0.01; write its kind, one of: exponential, lognormal"),
+        ({"work": {"kind": "pareto"}}, ValueError, "write its kind, one of: exponential, lognormal, mixed"),
+        ({"work": {"kind": "lognormal", "mean": 0.01}}, ValueError, "lognormal lacks: sigma"),
+        ({"changes": [{"kind": "down", "at": 1}]}, ValueError, "down lacks: server, seconds"),
+        (
+            {"changes": [{"kind": "down", "at": 1, "server": 0, "seconds": 0}]},
+            ValueError,
+            "seconds is 0; write a number above 0",
+        ),
+        (
+            {"changes": [{"kind": "speed", "at": 1, "server": 0, "factor": "half"}]},
+            TypeError,
+            "factor is 'half'; write a number of 0 or more",
+        ),
+        ({"antagonist": {"low": 2.0}}, ValueError, "high is 1.5; write a number of 2.0 or more"),
+    ],
+)
+def test_bad_data_is_refused_with_what_to_write(
+    written: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Scenario.from_dict({"name": "x", "servers": [{}], **written})
 
 
 def test_a_scenario_can_be_written_as_data() -> None:
