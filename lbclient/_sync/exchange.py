@@ -55,6 +55,8 @@ class Exchange:
         self._headers = headers
         retry = plan.pool.retry
         self._body: Body = body_of(request, 0 if retry is None else retry.max_buffer)
+        if isinstance(self._body, OnceBody):
+            plan.replayable = False
         timeouts: Timeouts = request.extensions.get("timeout") or _NO_TIMEOUTS
         self._timeouts = timeouts if plan.deadline is None else TrimmedTimeouts(timeouts, plan.left)
 

@@ -59,6 +59,9 @@ class Attempts:
         facts: The request's.
         now: The wall clock, for affinities.
 
+    Attributes:
+        replayable: Whether the body is one that can be sent a second time, however much of it was: the shell says.
+
     Raises:
         ValueError, TypeError: The request's own `deadline` or `idempotent` is none.
     """
@@ -75,6 +78,7 @@ class Attempts:
         "key",
         "log",
         "pool",
+        "replayable",
         "skipped",
         "tickets",
     )
@@ -94,6 +98,7 @@ class Attempts:
         self.skipped: dict[str, str] = {}
         self._seconds = 0.0
         self.deadline: float | None = None
+        self.replayable = True
         if options and (seconds := options.get("deadline")) is not None:
             self._seconds = check_number("deadline", seconds, above=0)
             self.deadline = pool.clock() + self._seconds
@@ -131,7 +136,7 @@ class Attempts:
             self._tied = None if ticket is None else url
         if ticket is None:
             try:
-                ticket = pool.pick(self.key, place=place, cost=self._cost)
+                ticket = pool.pick(self.key, place=place, cost=self._cost, again=self.would_follow)
             except NoBackendAvailable:
                 self.skipped = pool.skipped()
                 raise
@@ -139,6 +144,17 @@ class Attempts:
             pool.budget.deposit()
         self.tickets.append(ticket)
         return ticket
+
+    def would_follow(self) -> bool:
+        """Whether another attempt would follow the first if that failed, even with all of the request sent."""
+        budget = self.pool.budget
+        return (
+            self.pool.retry is not None
+            and self.pool.most_attempts > 1
+            and self.replayable
+            and self.idempotent
+            and (budget is None or budget.left > 0)
+        )
 
     def others_left(self, ticket: Ticket) -> bool:
         """Whether another backend could be tried if this attempt fails."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NoReturn
 
 from lbclient.core.affinity import Affinity
-from lbclient.core.algorithms.picker import Algorithm, Explains, Shadows, pick_by_rebuilding
+from lbclient.core.algorithms.picker import Again, Algorithm, Explains, Shadows, pick_by_rebuilding
 from lbclient.core.attempts import Attempts
 from lbclient.core.backend import BackendState, Scale
 from lbclient.core.budget import Budget
@@ -238,6 +238,7 @@ class Pool(Learning):
         exclude: Collection[str] = (),
         place: Place | None = None,
         cost: int = 1,
+        again: Again | None = None,
     ) -> Ticket:
         """A ticket on the backend that serves the next request. No I/O.
 
@@ -246,6 +247,8 @@ class Pool(Learning):
             exclude: URLs not to pick, because they were tried: a collection, not one of them.
             place: In the pool's queue, for those who have waited there.
             cost: What the ticket weighs in what is in flight; >= 1.
+            again: Says whether the request would be sent again if it failed. Asked only where the algorithm has
+                somebody to try, and leaves that to those; None: it would.
 
         Raises:
             PoolFull: A `NoBackendAvailable`: somebody could be picked if it were not for the limits.
@@ -265,7 +268,10 @@ class Pool(Learning):
                 if snapshot.pick is None or exclude:
                     state = None
                 else:
-                    state = snapshot.pick(key)
+                    if again is None or snapshot.pick_for is None:
+                        state = snapshot.pick(key)
+                    else:
+                        state = snapshot.pick_for(key, again)
                     if state.guarded and (self._is_full(state) or self._is_overtaking(place)):
                         state = None
                 if state is not None:

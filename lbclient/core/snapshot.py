@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from lbclient.core.algorithms.picker import (
+    Again,
     Algorithm,
     Avoided,
     Explains,
@@ -60,7 +61,7 @@ class Snapshot:
         skipped: Why each of the others is none.
         picker: None when there are no candidates.
         explains: The picker, when it tells what it compared.
-        pick, started, ended, observed, refused, reported, avoided: The picker's methods, looked up once.
+        pick, pick_for, started, ended, observed, refused, reported, avoided: The picker's methods, looked up once.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Snapshot:
         "observed",
         "panic",
         "pick",
+        "pick_for",
         "picker",
         "refused",
         "reported",
@@ -113,6 +115,9 @@ class Snapshot:
         self.explains = picker if isinstance(picker, Explains) else None
         self.shows_loads = len(candidates) <= LOADS_SHOWN
         self.pick: Callable[[bytes | None], BackendState] | None = None if picker is None else picker.pick
+        self.pick_for: Callable[[bytes | None, Again], BackendState] | None = getattr(
+            picker, "pick_for", None
+        )
         self.started: Callable[[BackendState], None] | None = getattr(picker, "started", None)
         self.ended: Callable[[BackendState], None] | None = getattr(picker, "ended", None)
         self.observed: Callable[[BackendState, float, bool, float], None] | None = getattr(

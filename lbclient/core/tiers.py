@@ -67,7 +67,7 @@ from math import lcm
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
-from lbclient.core.algorithms.picker import Algorithm, Avoided, pick_around
+from lbclient.core.algorithms.picker import Again, Algorithm, Avoided, Picker, pick_around, pick_knowing
 from lbclient.core.algorithms.rendezvous import RendezvousLots, rendezvous_lots
 from lbclient.core.algorithms.smooth import smooth_schedule
 from lbclient.core.backend import BackendState
@@ -337,13 +337,18 @@ class TieredPicker:
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The choice of the tier whose turn it is, or that the key belongs to."""
-        if key is None or self._lots is None:
-            at = self._next
-            self._next = at + 1 if at < self._final else 0
-            index = self._schedule[at]
-        else:
-            index = self._lots.find(stable64(key))
-        return self._pickers[index].pick(key)
+        return self._picker_of(key).pick(key)
+
+    def pick_for(self, key: bytes | None, again: Again, /) -> BackendState:
+        """The same for a request of which `again` says whether it would be sent again."""
+        return pick_knowing(self._picker_of(key), key, again)
+
+    def _picker_of(self, key: bytes | None) -> Picker:
+        if key is not None and self._lots is not None:
+            return self._pickers[self._lots.find(stable64(key))]
+        at = self._next
+        self._next = at + 1 if at < self._final else 0
+        return self._pickers[self._schedule[at]]
 
     def pick_other(self, key: bytes | None, avoid: Collection[BackendState], /) -> BackendState | None:
         """The same among those not in `avoid`; when a tier has nobody else, the choice of the next one."""

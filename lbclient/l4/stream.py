@@ -301,8 +301,8 @@ async def _handshake(stream: BackendStream, backend: Backend, context: ssl.SSLCo
 
 
 def facts_of(key: bytes | str | None) -> Facts:
-    """What there is to know of a caller's connection."""
-    return Facts(method="CONNECT", options={} if key is None else {"key": key})
+    """What there is to know of a caller's connection. Until it stands, nothing is sent that may not be sent again."""
+    return Facts(method="CONNECT", options={"idempotent": True, "key": key})
 
 
 def context_of(fleet: Fleet, tls: object) -> ssl.SSLContext | None:

@@ -264,7 +264,7 @@ class TCPForwarder(Forwarder):
         facts = Facts(
             method="CONNECT",
             host=name or "",
-            options={"client_ip": peer if source is None else str(source.ip)},
+            options={"client_ip": peer if source is None else str(source.ip), "idempotent": True},
         )
         own = b""
         if self._send_proxy is not None:

@@ -307,7 +307,7 @@ class UDPForwarder(Forwarder):
                 self.stats.dropped += 1
 
     def _open_session(self, source: Source, data: bytes) -> None:
-        facts = Facts(method="CONNECT", options={"client_ip": source[0]})
+        facts = Facts(method="CONNECT", options={"client_ip": source[0], "idempotent": True})
         session = Session(source, self.pool.attempts(facts), self)
         try:
             ticket = session.plan.first()

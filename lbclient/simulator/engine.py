@@ -253,6 +253,8 @@ class Clients:
         self._timeout = world.scenario.timeout
         self._random = Random(seed * 7 + 3).random
         scenario = world.scenario
+        self._once = scenario.once
+        self._draw = Random(seed * 11 + 5).random
         declared = [
             Backend(server.url, weight=spec.weight)
             for server, spec in zip(world.servers, scenario.servers, strict=True)
@@ -298,14 +300,15 @@ class Clients:
         pools = self.pools
         pool = pools[int(self._random() * len(pools))]
         self._log.began()
+        once = self._once > 0 and self._draw() < self._once
         if self._plans:
-            call = Call(pool.attempts(_FACTS))
+            call = Call(pool.attempts(_ONCE if once else _AGAIN))
             self._attempt(call, call.plan.first(), now, work)
             delay = call.plan.hedge_delay()
             if delay is not None:
                 self._world.at(now + delay, self._copy, (call, now, work))
             return
-        request = Request(pool.pick(), now, work, None)
+        request = Request(pool.pick(again=_never if once else None), now, work, None)
         self._watch(request, now)
         self._world.send(request)
 
@@ -406,7 +409,11 @@ class Clients:
             self._attempt(call, ticket, began, work)
 
 
-_FACTS = Facts()
+_AGAIN, _ONCE = Facts("GET"), Facts("POST")
+
+
+def _never() -> bool:
+    return False
 
 
 def _options_of(options: dict[str, Any], number: int, count: int) -> dict[str, Any]:

@@ -117,6 +117,8 @@ class Scenario:
         changes: What happens when.
         antagonist: Others on the same machines.
         about: A sentence.
+        once: The share of requests that may be sent only once, like a POST: 0 to 1. The others would be sent again,
+            and so may try a server that has failed, also where there are no retries to show it.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Scenario:
     changes: Sequence[Change] = ()
     antagonist: Antagonist | None = None
     about: str = ""
+    once: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.servers or all(server.joins for server in self.servers):
@@ -145,6 +148,7 @@ class Scenario:
         check_number("warm_up", self.warm_up, at_least=0, at_most=self.seconds)
         check_number("delay", self.delay, at_least=0)
         check_number("timeout", self.timeout, above=0)
+        check_fraction("once", self.once)
         for change in self.changes:
             check_whole("server", change.server, at_least=0, at_most=len(self.servers) - 1)
 

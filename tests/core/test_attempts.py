@@ -146,6 +146,32 @@ def test_without_a_policy_there_is_one_attempt() -> None:
     assert plan.another(replayable=True) is None
 
 
+@pytest.mark.parametrize(
+    ("facts", "options", "would"),
+    [
+        (Facts(), {}, True),
+        (Facts(method="DELETE"), {}, True),
+        (POST, {}, False),
+        (Facts(method="POST", options={"idempotent": True}), {}, True),
+        (Facts(options={"idempotent": False}), {}, False),
+        (Facts(headers=[(b"Upgrade", b"websocket")]), {}, False),
+        (Facts(), {"retry": None}, False),
+        (Facts(), {"retry": Retry(stop=stop_after_attempt(1))}, False),
+        (Facts(), {"retry": Retry(stop=stop_after_delay(1.0))}, True),
+        (Facts(), {"retry": Retry(budget=None)}, True),
+        (Facts(), {"retry": Retry(budget=RetryBudget(ratio=0.0, min_per_second=0.0))}, False),
+        (POST, {"retry": Retry(methods={"POST"})}, True),
+    ],
+)
+def test_whether_another_attempt_would_follow_is_known_before_the_first(
+    facts: Facts, options: dict[str, Any], would: bool
+) -> None:
+    plan = plan_of(make_pool(**options)[0], facts)
+    assert plan.would_follow() is would
+    plan.replayable = False
+    assert plan.would_follow() is False
+
+
 def test_a_stale_connection_is_replaced_once_for_free_at_the_same_backend() -> None:
     pool, _ = make_pool(retry=Retry(stop=stop_after_attempt(1), budget=RetryBudget(0, 0)))
     plan = plan_of(pool)

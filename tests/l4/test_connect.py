@@ -20,6 +20,7 @@ from anyio.streams.tls import TLSAttribute
 from tenacity import stop_after_attempt
 
 from lbclient import Backend, Connect, KeyAffinity, PassiveHealth, Pool, Retry, TcpProbe, Ticket
+from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.errors import DrainTimeout
 from lbclient.core.errors import NoBackendAvailable as CoreNoBackendAvailable
 from lbclient.core.source import Source
@@ -197,6 +198,18 @@ async def test_it_fails_over_until_somebody_takes_the_connection(raw_server: Mak
     failures = [backend.failures for backend in pool.status().backends]
     assert failures == [1, 1, 0]
     assert in_flight(pool) == [0, 0, 0]
+
+
+async def test_any_connection_tries_who_has_failed(raw_server: MakeRawServer) -> None:
+    healed, good = raw_server(stall), raw_server(stall)
+    pool = Pool([tcp(healed), tcp(good)])
+    for _ in range(4):
+        pool.pick(exclude=[tcp(good)]).failed("connect", 0.001)
+    estimate = pool.state(tcp(healed)).memory["adaptive"]
+    assert isinstance(estimate, Estimate)
+    estimate.trial = 0.0  # from now on
+    async with await connect(pool) as stream:
+        assert stream.extra(StreamAttribute.backend).url == tcp(healed)
 
 
 async def test_refusals_eject_a_backend(raw_server: MakeRawServer) -> None:

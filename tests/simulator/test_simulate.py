@@ -158,6 +158,21 @@ def test_retries_hide_what_fails() -> None:
     assert single.failed == pytest.approx(before.failed, abs=0.02)
 
 
+@pytest.mark.parametrize("retry", [None, Retry()], ids=["before retries", "with retries"])
+def test_what_is_sent_once_is_spared_from_trying_who_has_failed(retry: Retry | None) -> None:
+    scenario = replace(QUICK, seconds=8.0, changes=(Failing(1.0, 3, 1.0),))
+    lost: list[int] = []
+    for once in (0.0, 0.5, 1.0):
+        result = simulate(replace(scenario, once=once), "adaptive", clients=1, retry=retry)
+        lost.append(round(result.failed * result.requests))
+    again, mixed, only_once = lost
+    assert only_once < 20  # those that were under way when it began
+    if retry is None:
+        assert min(again, mixed) > 40
+    else:
+        assert (again, mixed) < (1, 10)
+
+
 def test_a_copy_of_a_slow_request_helps_when_a_server_is_slow() -> None:
     scenario = replace(QUICK, load=0.2, changes=(Speed(0.0, 0, 0.05),), timeout=60.0)
     plain = simulate(scenario, "round_robin", clients=1, retry=Retry())
@@ -244,6 +259,7 @@ def test_nothing_counted_has_no_quantiles() -> None:
         (lambda: replace(QUICK, changes=(Speed(1.0, 9, 1.0),)), ValueError, "server is 9"),
         (lambda: replace(QUICK, changes=(Failing(1.0, 0, 2.0),)), ValueError, "share is 2.0"),
         (lambda: replace(QUICK, rate=0.0), ValueError, "rate is 0"),
+        (lambda: replace(QUICK, once=1.1), ValueError, "once is 1.1"),
     ],
 )
 def test_bad_input_is_refused_with_what_to_write(call: Any, error: type[Exception], message: str) -> None:

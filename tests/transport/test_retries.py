@@ -21,6 +21,7 @@ from lbclient import (
     Retry,
 )
 from lbclient._async.network import CountedStream, open_stream
+from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.backend import Backend
 from tests.conftest import MakeRawServer
 from tests.servers.raw import after, after_request, full_backlog, reply, reset, respond, stall
@@ -63,6 +64,26 @@ async def test_a_reset_get_is_sent_elsewhere_and_a_reset_post_is_not(raw_server:
         assert "attempt 1" in caught.value.__notes__[0]
     assert len(bad.requests) == 2
     assert in_flight(transport) == 0
+
+
+async def test_who_has_failed_is_tried_by_what_can_be_sent_again(raw_server: MakeRawServer) -> None:
+    healed, good = raw_server(respond()), raw_server(respond())
+    transport = AsyncBalancedTransport([healed.url, good.url])
+    pool = transport.pools["default"]
+    for _ in range(4):
+        pool.pick(exclude=[good.url]).succeeded(0.001, 500)
+    estimate = pool.state(healed.url).memory["adaptive"]
+    assert isinstance(estimate, Estimate)
+
+    async def streamed() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async with client(transport) as http:
+        served: list[str | None] = []
+        for content in (streamed(), b"x"):
+            estimate.trial = 0.0  # from now on
+            served.append(record(await http.put("/", content=content)).backend)
+        assert served == [good.url, healed.url]
 
 
 async def test_a_503_is_asked_for_again_elsewhere_and_its_connection_is_kept(

@@ -35,6 +35,10 @@ elsewhere before, and one per thousand picks however many are failing). So trial
 and take a twentieth of the time that others take. Whoever answers a trial, or the first request after its charge had
 faded, is charged with nothing any more, and not doubted for 50 rounds.
 
+A trial is left to a request that would be sent again if it failed, so that no caller sees it fail: not to a POST, or
+where retries are off. Where a client sends nothing else there are no trials, and whoever failed has to wait until its
+charge has faded. Then, too, such requests pass it over for half a `tau`, in case that one of the others comes by.
+
 **Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + d W ** -0.5`: of many that are
 noise, the least is too good to be true. `d` is 0.8; where the standard deviation of answers, `s`, is below 0.7 means,
 there is less noise, and `d` is `0.8 s / 0.7`. A backend that was not picked for `k` rounds pays `(1 + 0.02 k) ** -0.5`
@@ -88,7 +92,7 @@ from typing import ClassVar
 from lbclient.core.algorithms import fading
 from lbclient.core.algorithms.aperture import WINDOW, Aperture
 from lbclient.core.algorithms.fading import Estimate, estimates_of
-from lbclient.core.algorithms.picker import Avoided
+from lbclient.core.algorithms.picker import Again, Avoided
 from lbclient.core.backend import BackendState
 from lbclient.core.checks import check_peer
 
@@ -121,6 +125,7 @@ FORGOTTEN = 0.05  # of a failure: whoever is picked with so little left of it ha
 ALIKE = 0.7  # standard deviation of answers, in means: where it is less, a doubt needs less
 COSTS_SHOWN = 16  # backends; a larger pool's records do without
 TRIAL = "it has failed: the one request that tries it again"
+SPARED = "another would be the least, but has failed: that is left to a request that would be sent again"
 _NOBODY: frozenset[BackendState] = frozenset()
 
 
@@ -197,40 +202,67 @@ class AdaptivePicker:
 
     def pick(self, key: bytes | None, /) -> BackendState:
         """The one with the least score."""
-        state = self.pick_other(key, _NOBODY)
+        state = self._pick(_NOBODY, None)
+        assert state is not None
+        return state
+
+    def pick_for(self, key: bytes | None, again: Again, /) -> BackendState:
+        """The same, where trials are left to requests that would be sent `again`."""
+        state = self._pick(_NOBODY, again)
         assert state is not None
         return state
 
     def pick_other(self, key: bytes | None, avoid: Collection[BackendState], /) -> BackendState | None:
         """The same among those not in `avoid`."""
+        return self._pick(avoid, None)
+
+    def _pick(self, avoid: Collection[BackendState], again: Again | None) -> BackendState | None:
         now = self._clock()
         fleet = self._fleet
         fleet.advance(now)
-        aperture = self._aperture
         self.reason = None
+        if self._restricted:
+            best = self._best(avoid, now, again)
+        else:
+            best = self._least(self._order, avoid, now, False, again)
+        if best is None:
+            return None
+        if again is not None and best.in_a_row and best.may_be_left(now) and not again():
+            other = self._best({best.state}, now, None)
+            if other is not None and not other.in_a_row:
+                best, self.reason = other, SPARED
+        if best.trial < math.inf and best.charges < FORGOTTEN * fleet.charge:
+            best.trying = True
+        fleet.picked(now)
+        best.turn = fleet.turn
+        return best.state
+
+    def _best(self, avoid: Collection[BackendState], now: float, again: Again | None) -> Estimate | None:
+        """The estimate with the least score within reach; beyond, where those are bad."""
+        fleet = self._fleet
+        aperture = self._aperture
         order = self._order if aperture is None else aperture.window(now, fleet.turn)
-        best = self._least(order, avoid, now, self._restricted)
+        best = self._least(order, avoid, now, self._restricted, again)
         if (
             self._restricted
             and self.reason is None
             and (best is None or best.expected(now, fleet.grown, fleet.charge) > BAD)
         ):
             order = self._order if aperture is None else aperture.beyond()
-            best = self._least(order, avoid, now, False) or best
+            best = self._least(order, avoid, now, False, again) or best
             if best is None and aperture is not None:
-                best = self._least(self._order, avoid, now, False)
-        if best is None:
-            return None
-        fleet.picked(now)
-        best.turn = fleet.turn
-        if best.trial < math.inf and best.charges < FORGOTTEN * fleet.charge:
-            best.trying = True
-        return best.state
+                best = self._least(self._order, avoid, now, False, again)
+        return best
 
     def _least(
-        self, order: Sequence[Estimate], avoid: Collection[BackendState], now: float, restricted: bool
+        self,
+        order: Sequence[Estimate],
+        avoid: Collection[BackendState],
+        now: float,
+        restricted: bool,
+        again: Again | None,
     ) -> Estimate | None:
-        """The estimate with the least score, of those that take part.
+        """The estimate with the least score, of those that take part; or that of a trial.
 
         `Estimate.expected` is written out: this is what a pick costs, 140 ns a backend (benchmarks/picks.py).
         """
@@ -307,7 +339,7 @@ class AdaptivePicker:
         if costs is not None:
             self.costs = costs
         fleet.overlap += OVERLAP_SHARE * (overlap - fleet.overlap)
-        if trial is not None:
+        if trial is not None and (again is None or again()):
             fleet.trial = turn + TRIAL_COSTS * FAILURE_COSTS
             trial.trial = math.inf
             trial.trying = True

@@ -26,6 +26,7 @@ ROUNDS_REMEMBERED = 4.0  # picks of each backend: what sparse traffic is remembe
 LONGEST_TAU = 120.0  # seconds: no longer because of that
 PAUSE_SHARE = 0.05  # of the newest pause between picks in their mean
 WELCOME_ROUNDS = 50  # picks of each backend during which one that joins, or was away, is not doubted
+LEFT_FOR = 0.5  # of tau: how long whoever has failed is left to requests that would be sent again
 TRUSTED = 2.0  # answers: where they are sparse, no more of the past count when a backend fails
 MOST_IN_A_ROW = 4.0  # what a failure costs more after others, without an answer in between
 FIRST_COUNTS = 1 / 16  # the first answer of all, in the mean: it pays for connecting, and for cold caches
@@ -170,6 +171,7 @@ class Estimate:
         in_a_row: Failures since its last answer.
         trial: From which turn on it may be tried again, having failed; infinity if it has not.
         trying: Whether its next answer is that of a trial.
+        left: Since when requests that are sent once leave it, having failed, to others; infinity while none has.
         turn: When it was last picked, in picks of the fleet.
         welcome: Until when it is not doubted, in the same.
         reported: What the server said last that it has in flight.
@@ -186,6 +188,7 @@ class Estimate:
         "failures",
         "fleet",
         "in_a_row",
+        "left",
         "pace",
         "peak",
         "peak_count",
@@ -210,6 +213,7 @@ class Estimate:
         self.welcome = 0
         self.trial = math.inf
         self.trying = False
+        self.left = math.inf
         self.share = 1.0
         self.reported = 0.0
         self.reported_at = -math.inf
@@ -231,6 +235,7 @@ class Estimate:
         begun = fleet.turn if self.trial == math.inf else max(self.trial, fleet.turn)
         self.trial = begun + picks
         self.trying = False
+        self.left = math.inf
         self.failures += fleet.charge
 
     def refused(self, means: float) -> None:
@@ -253,6 +258,11 @@ class Estimate:
             count, self.peak_count = self.peak_count, count
         self.total += means
         self.count += count
+
+    def may_be_left(self, now: float) -> bool:
+        """Whether a request may leave it to others: for a part of `tau` from the first that did, if nobody comes."""
+        self.left = min(self.left, now)
+        return now - self.left < LEFT_FOR * self.fleet.tau
 
     def be_welcome(self) -> None:
         """Not be doubted for a while: little is known of it because it was away."""

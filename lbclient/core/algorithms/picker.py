@@ -4,6 +4,8 @@ A picker never looks at health: every backend it was built over may be picked. A
 the pool's lock, so it needs none of its own. Besides `pick` it may have any of these, and the pool uses what it finds:
 
     pick_other(key, avoid)                 the choice when some of its backends are out of the question
+    pick_for(key, again)                   `pick` for a request of which `again()` says whether it would be sent again,
+                                           should it fail: what would not is spared from trying who may fail
     started(state)                         a ticket on `state` was taken, by this picker or past it; in flight grew
     ended(state)                           a ticket on `state` ended; in flight has shrunk
     observed(state, latency, failed, now)  an attempt's seconds to the response headers, or to its failure
@@ -31,6 +33,7 @@ from lbclient.core.backend import BackendState
 if TYPE_CHECKING:
     from lbclient.core.status import ShadowStatus
 
+Again: TypeAlias = Callable[[], bool]
 PickOther: TypeAlias = Callable[[bytes | None, Collection[BackendState]], BackendState | None]
 
 
@@ -78,6 +81,12 @@ class Algorithm(Protocol):
     def build(self, backends: Sequence[BackendState], rng: Random, /) -> Picker:
         """A picker over `backends` (never empty), drawing from `rng`."""
         ...  # pragma: no cover - a protocol
+
+
+def pick_knowing(picker: Picker, key: bytes | None, again: Again) -> BackendState:
+    """The choice of `picker` for a request of which `again` says whether it would be sent again."""
+    own: Callable[[bytes | None, Again], BackendState] | None = getattr(picker, "pick_for", None)
+    return picker.pick(key) if own is None else own(key, again)
 
 
 def pick_around(

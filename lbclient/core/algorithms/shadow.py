@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random as Rng
 from typing import ClassVar
 
-from lbclient.core.algorithms.picker import Algorithm, Avoided, Picker, pick_around
+from lbclient.core.algorithms.picker import Again, Algorithm, Avoided, Picker, pick_around, pick_knowing
 from lbclient.core.backend import BackendState
 from lbclient.core.health import Health, Passive, PassiveHealth
 from lbclient.core.status import ShadowStatus
@@ -136,13 +136,21 @@ class ShadowPicker:
     def pick(self, key: bytes | None, /) -> BackendState:
         """The choice of the one that decides."""
         state = self._one.pick(key)
+        self._count(state, None if self._other is None else self._other.pick(key))
+        return state
+
+    def pick_for(self, key: bytes | None, again: Again, /) -> BackendState:
+        """The same for a request of which `again` says whether it would be sent again."""
+        state = pick_knowing(self._one, key, again)
+        self._count(state, None if self._other is None else pick_knowing(self._other, key, again))
+        return state
+
+    def _count(self, state: BackendState, chosen: BackendState | None) -> None:
         ledger = self._ledger
         ledger.picks += 1
-        if self._other is not None:
-            chosen = self._other.pick(key)
+        if chosen is not None:
             ledger.chosen[chosen.url] += 1
             ledger.differed += chosen is not state
-        return state
 
     def pick_other(self, key: bytes | None, avoid: Collection[BackendState], /) -> BackendState | None:
         """The same among those not in `avoid`; the other is not asked."""

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from lbclient import Backend, CookieAffinity, Facts, HttpProbe, PassiveHealth, Pool
-from lbclient.algorithms import Adaptive
+from lbclient.algorithms import Adaptive, Shadow
+from lbclient.core.algorithms.adaptive import SPARED
 from lbclient.core.algorithms.fading import Estimate
-from lbclient.core.algorithms.picker import Avoided
+from lbclient.core.algorithms.picker import Again, Avoided
 from lbclient.core.ticket import Ticket
 from lbclient.testing import FakeClock
 from tests.core.pools import A, B, C, make_pool, of, others
@@ -20,8 +21,10 @@ from tests.core.pools import A, B, C, make_pool, of, others
 Latency = Callable[[str, random.Random], float]
 
 
-def pool_of(*backends: str | Backend, seed: int = 3, **options: Any) -> tuple[Pool, FakeClock]:
-    return make_pool(*backends, rng=random.Random(seed), algorithm="adaptive", **options)
+def pool_of(
+    *backends: str | Backend, seed: int = 3, algorithm: Any = "adaptive", **options: Any
+) -> tuple[Pool, FakeClock]:
+    return make_pool(*backends, rng=random.Random(seed), algorithm=algorithm, **options)
 
 
 def one_by_one(
@@ -32,6 +35,7 @@ def one_by_one(
     *,
     pause: float = 0.0,
     down: Callable[[str], bool] = lambda url: False,
+    again: Again | None = None,
     seed: int = 5,
 ) -> Counter[str]:
     """Sequential requests: nothing is in flight when a pick is made."""
@@ -40,7 +44,7 @@ def one_by_one(
     for _ in range(requests):
         tried: list[str] = []
         while True:
-            ticket = pool.pick(exclude=tried)
+            ticket = pool.pick(exclude=tried, again=again)
             url = ticket.backend.url
             if down(url):
                 ticket.failed("connect", 0.0005)
@@ -132,16 +136,20 @@ def test_the_first_answers_may_be_slow_without_starving_anybody(seed: int) -> No
     assert min(served[url] for url in (A, B, C)) > 33, served
 
 
+@pytest.mark.parametrize("again", [None, lambda: False], ids=["again", "once"])
 @pytest.mark.parametrize("rate", [5.0, 50.0])
 @pytest.mark.parametrize("seed", range(10))
-def test_who_comes_back_after_a_restart_gets_traffic_within_fifteen_seconds(seed: int, rate: float) -> None:
+def test_who_comes_back_after_a_restart_gets_traffic_within_fifteen_seconds(
+    seed: int, rate: float, again: Again | None
+) -> None:
     pool, clock = pool_of(seed=seed)
-    one_by_one(pool, clock, int(20 * rate), alike, pause=1 / rate, seed=seed)
-    down = one_by_one(pool, clock, int(20 * rate), alike, pause=1 / rate, down=A.__eq__, seed=seed)
+    options: dict[str, Any] = {"pause": 1 / rate, "seed": seed, "again": again}
+    one_by_one(pool, clock, int(20 * rate), alike, **options)
+    down = one_by_one(pool, clock, int(20 * rate), alike, down=A.__eq__, **options)
     assert down[A] == 0
-    back = one_by_one(pool, clock, int(15 * rate), alike, pause=1 / rate, seed=seed)
+    back = one_by_one(pool, clock, int(15 * rate), alike, **options)
     assert back[A] > 0
-    assert one_by_one(pool, clock, int(20 * rate), alike, pause=1 / rate)[A] > 20 * rate / 9
+    assert one_by_one(pool, clock, int(20 * rate), alike, **options)[A] > 20 * rate / 9
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -223,6 +231,86 @@ def test_a_retry_is_no_trial() -> None:
     estimate.trial = 0.0
     assert pool.pick(exclude=[B]).backend.url == C
     assert pool.pick().backend.url == A
+
+
+def due_for_a_trial(*backends: str | Backend, **options: Any) -> Pool:
+    """A has failed, and the next request would try it."""
+    pool, clock = pool_of(*backends, **options)
+    failing(pool, clock, 1000, 0.001)
+    for _ in range(20):
+        pool.pick(exclude=others(pool, A)).succeeded(0.001, 500)
+    estimate = pool.state(A).memory["adaptive"]
+    assert isinstance(estimate, Estimate)
+    estimate.trial = 0.0
+    return pool
+
+
+def first_of(pool: Pool, method: str, seconds: float = 0.005, status: int = 200) -> str:
+    """Whom a request with this method is sent to."""
+    ticket = pool.attempts(Facts(method)).first()
+    ticket.succeeded(seconds, status)
+    return ticket.backend.url
+
+
+@pytest.mark.parametrize("beside", ["", "round_robin", "peak_ewma"])
+def test_a_trial_is_left_to_a_request_that_would_be_sent_again(beside: str) -> None:
+    pool = due_for_a_trial(algorithm=Shadow("adaptive", beside=beside) if beside else "adaptive")
+    for _ in range(50):
+        assert first_of(pool, "POST") != A
+    assert first_of(pool, "GET") == A
+    assert A in {first_of(pool, "POST") for _ in range(50)}
+
+
+def test_a_trial_of_another_priority_is_left_as_well() -> None:
+    pool = due_for_a_trial(A, B, C, Backend("http://d:1", priority=1))
+    pool.report_probe(C, False)  # the first priority is short: the second one helps out
+    posts = {first_of(pool, "POST") for _ in range(40)}
+    assert posts == {B, "http://d:1"}
+    assert A in {first_of(pool, "GET") for _ in range(10)}
+
+
+@pytest.mark.parametrize("every", [0.2, 0.01])
+def test_whoever_has_only_requests_that_are_sent_once_waits_until_a_charge_has_faded(every: float) -> None:
+    pool, clock = pool_of()
+    one_by_one(pool, clock, 300, alike)
+    for _ in range(4):
+        pool.pick(exclude=[B, C]).succeeded(0.001, 500)
+    failed = clock()
+    while first_of(pool, "POST", 0.001) != A:
+        clock.advance(every)
+    assert 8 < clock() - failed < 18  # the four of them are charged ten times what one is
+    served = Counter(first_of(pool, "POST", 0.001) for _ in range(90))
+    assert served[A] > 10
+
+
+def test_who_has_failed_long_ago_is_left_to_a_request_that_would_be_sent_again() -> None:
+    pool, clock = pool_of()
+    one_by_one(pool, clock, 300, alike)
+    pool.pick(exclude=[B, C]).succeeded(0.001, 500)
+    clock.advance(20)  # nobody has been asked since, so the charge is all that differs
+    plans = [pool.attempts(Facts("POST")) for _ in range(3)]
+    posts = [plan.first() for plan in plans]
+    assert A not in {ticket.backend.url for ticket in posts}
+    assert {ticket.reason for ticket in posts} == {None, SPARED}
+    for ticket, plan in zip(posts, plans, strict=True):
+        plan.observe(ticket, outcome())
+        if ticket.reason:
+            assert record_of(plan).attempts[0].reason == SPARED
+    get = pool.attempts(Facts("GET")).first()
+    assert get.backend.url == A
+    get.succeeded(0.001)
+    assert A in {first_of(pool, "POST", 0.001) for _ in range(10)}
+
+
+def test_where_everybody_has_failed_nobody_is_spared() -> None:
+    pool, _ = pool_of()
+    for url in (A, B, C):
+        for _ in range(3):
+            pool.pick(exclude=others(pool, url)).succeeded(0.001, 500)
+    assert {first_of(pool, "POST", 0.001, 500) for _ in range(9)} == {A, B, C}
+    alone, _ = pool_of(A)
+    alone.pick().succeeded(0.001, 500)
+    assert first_of(alone, "POST") == A
 
 
 def test_a_failure_that_took_long_is_tried_again_more_seldom() -> None:
