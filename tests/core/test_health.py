@@ -366,6 +366,19 @@ def test_in_a_pool_of_nine_one_can_be_ejected() -> None:
     assert of(pool, "http://s3:1").ejected
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_one_that_fails_every_second_request_is_ejected_from_a_small_pool(count: int) -> None:
+    """Where a rule of 1.9 standard deviations could not: among fewer than five nobody is that far from the mean."""
+    urls = [f"http://s{n}:1" for n in range(count)]
+    pool, _ = make_pool(*urls, passive=PassiveHealth(consecutive_failures=1000, failure_ratio=0.4))
+    for _ in range(30):
+        for url in urls[1:]:
+            succeed(pool, url)
+        fail(pool, urls[0])
+        succeed(pool, urls[0])
+    assert [of(pool, url).ejected for url in urls] == [True] + [False] * (count - 1)
+
+
 # Fail open, panic
 
 

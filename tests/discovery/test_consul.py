@@ -15,7 +15,7 @@ from lbclient import AsyncBalancedTransport, BalancedTransport
 from lbclient.discovery import Consul
 from tests.conftest import MakeRawServer, SharedServers
 from tests.discovery.sources import listening, until
-from tests.servers import Connection, Server, start
+from tests.servers import Connection, Server, free_port, start
 from tests.servers.raw import respond
 from tests.servers.traefik import Traefik
 
@@ -87,6 +87,19 @@ async def test_instances_that_come_change_and_go_are_followed(consul: Double) ->
     first, *others = consul.asked()
     assert first == {"stale": "", "passing": "1"}
     assert all(int(query["index"]) > 0 and query["wait"] == "300s" for query in others)
+
+
+async def test_the_proxies_of_the_environment_are_not_asked(
+    consul: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    consul.put(instance(1))
+    async with listening(consul.source()) as heard:
+        await until(lambda: heard.last == (A,))
 
 
 async def test_an_answer_after_the_wait_says_the_same_again(consul: Double) -> None:

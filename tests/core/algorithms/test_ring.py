@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lbclient.algorithms import IPHash, RingHash
-from lbclient.core.algorithms.points import Rings
+from lbclient.core.algorithms.points import Ring, Rings
 from lbclient.core.algorithms.ring import ketama_ring, point_counts, stable_ring
 from lbclient.core.backend import Backend, BackendState
 from lbclient.core.hashing import crc32
@@ -24,12 +24,33 @@ def test_weights_below_one_are_shares_of_each_other() -> None:
 
 
 def test_a_huge_ring_is_halved_until_it_fits_in_memory() -> None:
-    counts = point_counts([1e6, 1], 160)
-    assert sum(counts) <= 2**22
-    assert counts[1] >= 1
+    for weights in ([1000.0] * 100, [1.0] * 30_000):
+        counts = point_counts(weights, 160)
+        assert 2**20 <= sum(counts) <= 2**21
+        assert len(set(counts)) == 1
     assert point_counts([1] * 10_000, 160) == [160] * 10_000, (
         "ten thousand backends are NGINX's, point by point"
     )
+
+
+@pytest.mark.parametrize("weights", [(1e12, 1.0), (1e12, 1e12, 1.0), (1e6, 1.0), (1.0, 1e-12), (1e100, 1e88)])
+@pytest.mark.parametrize("layout", ["ketama", "envoy", "ip_hash"])
+def test_no_weights_however_far_apart_make_a_ring_that_takes_seconds(
+    weights: tuple[float, ...], layout: Any
+) -> None:
+    if layout == "envoy":
+        pytest.importorskip("xxhash")
+    algorithm = IPHash() if layout == "ip_hash" else RingHash(layout=layout)
+    table = algorithm.build(states(*weights), random.Random(1))._table
+    assert isinstance(table, Ring)
+    assert len(table) <= 2**18 * weights.count(max(weights)) + 1
+
+
+def test_two_of_very_different_weights_have_their_shares() -> None:
+    heavy, light = point_counts([1e6, 1000], 160)
+    assert heavy / light == pytest.approx(1000, rel=0.01)
+    assert 2**17 < heavy <= 2**18
+    assert point_counts([1638, 1], 160) == [1638 * 160, 160], "as NGINX has them"
 
 
 def test_a_slow_start_moves_only_the_arcs_of_the_one_that_starts() -> None:

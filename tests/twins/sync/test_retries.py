@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -25,6 +26,7 @@ from lbclient._sync.network import CountedStream, open_stream
 from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.backend import Backend
 from tests.conftest import MakeRawServer
+from tests.servers import Connection
 from tests.servers.raw import after, after_request, full_backlog, reply, reset, respond, stall
 
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
@@ -83,6 +85,31 @@ def test_who_has_failed_is_tried_by_what_can_be_sent_again(raw_server: MakeRawSe
             estimate.trial = 0.0  # from now on
             served.append(record(http.put("/", content=content)).backend)
         assert served == [good.url, healed.url]
+
+
+def test_what_broke_before_anything_was_sent_goes_elsewhere_whatever_its_method(
+    raw_server: MakeRawServer,
+) -> None:
+    about_to_send = threading.Event()
+
+    def leave(connection: Connection) -> None:
+        about_to_send.wait(5)
+        connection.reset()
+
+    leaving, good = raw_server(leave), raw_server(respond())
+    transport = first(leaving.url, good.url)
+
+    def until_it_has_left(event: str, info: Any) -> None:
+        if event == "http11.send_request_headers.started" and not about_to_send.is_set():
+            about_to_send.set()
+            leaving.wait_until(lambda server: server.open == 0)
+            anyio.sleep(0.05)  # for the event loop to hear of it
+
+    with client(transport) as http:
+        response = http.post("/", content=b"x", extensions={"trace": until_it_has_left})
+    assert record(response).backend == good.url
+    assert [a.outcome.partition(" ")[0] for a in record(response).attempts] == ["reset", "200"]
+    assert not leaving.received
 
 
 def test_a_503_is_asked_for_again_elsewhere_and_its_connection_is_kept(
