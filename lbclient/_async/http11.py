@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from httpcore import LocalProtocolError, RemoteProtocolError
@@ -77,7 +78,8 @@ _kind_of: dict[bytes, int] = {}
 _status_of: dict[bytes, tuple[bytes, int, bytes]] = {}
 
 
-class Head(NamedTuple):
+@dataclass(slots=True)
+class Head:
     """The head of a response.
 
     Attributes:

@@ -13,6 +13,10 @@ Loop: TypeAlias = object  # an asyncio event loop, or a trio token, which stands
 
 def running_loop() -> Loop:
     """The event loop of this task."""
+    loop = asyncio._get_running_loop()
+    if loop is not None and asyncio.current_task(loop) is not None:
+        return loop
+    # Trio's, or, as a guest of asyncio's, in a callback of that; else a callback of asyncio's.
     trio: Any = sys.modules.get("trio")  # not imported for those who have no use for it
     if trio is not None and trio.lowlevel.in_trio_task():
         return trio.lowlevel.current_trio_token()

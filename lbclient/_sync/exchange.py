@@ -237,9 +237,10 @@ class Exchange:
         elapsed = clock() - ticket.started
         asked = _retry_after(answer.headers) if answer.status in ASK_FOR_TIME else None
         plan.observe(ticket, Outcome(status=answer.status, retry_after=asked, elapsed=elapsed))
-        in_flight = reported_in_flight(answer.headers)
-        if in_flight is not None:
-            ticket.reported(in_flight)
+        if ticket.snapshot.reported is not None:
+            in_flight = reported_in_flight(answer.headers)
+            if in_flight is not None:
+                ticket.reported(in_flight)
         ticket.answered(elapsed, answer.status, asked)
         return answer
 

@@ -116,11 +116,10 @@ class _Client:
         answered: The answer has begun.
     """
 
-    __slots__ = ("_at_once", "_send", "answered")
+    __slots__ = ("_send", "answered")
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._at_once: AtOnce | None = getattr(send, "at_once", None)
         self.answered = False
 
     async def __call__(self, message: Message) -> None:
@@ -137,7 +136,8 @@ class _Client:
 
     def at_once(self, status: int, headers: list[Header], body: bytes) -> bool:
         """Send a response of which everything is there, if the server can do that; whether it could."""
-        self.answered = self._at_once is not None and self._at_once(status, headers, body)
+        at_once: AtOnce | None = getattr(self._send, "at_once", None)
+        self.answered = at_once is not None and at_once(status, headers, body)
         return self.answered
 
     async def whole(self, status: int, headers: list[Header], body: bytes) -> None:
@@ -210,7 +210,7 @@ class _Relay:
     def _returned(self, answer: Answer) -> Returned:
         returned = self._inbound.returned(answer.headers, answer.extensions)
         if answer.status in (204, 304) or self._inbound.scope["method"] == "HEAD":
-            return returned._replace(length=0)
+            returned.length = 0
         return returned
 
     async def _stream(

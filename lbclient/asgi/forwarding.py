@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 from lbclient.asgi.headers import Kind, name_of
 from lbclient.asgi.types import Scope
@@ -76,7 +77,8 @@ class Trust:
         return self._all or (parsed is not None and any(parsed in network for network in self._networks))
 
 
-class Client(NamedTuple):
+@dataclass(slots=True)
+class Client:
     """What is known of the client of a request.
 
     Attributes:

@@ -8,6 +8,7 @@ smuggling lives on.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -112,7 +113,8 @@ def check_method(method: str) -> None:
         raise Refusal(405, "TRACE is not passed on", [_ALLOW])
 
 
-class Asked(NamedTuple):
+@dataclass(slots=True)
+class Asked:
     """What a request asks for.
 
     Attributes:

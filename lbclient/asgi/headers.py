@@ -273,14 +273,15 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
 
 
 @lru_cache(maxsize=64)
-def via(version: str, pseudonym: str) -> Header:
+def via(version: str | bytes, pseudonym: str) -> Header:
     """Who passed a message on, and by which version it came to us (RFC 9110, 7.6.3).
 
     Args:
-        version: Such as "1.1".
+        version: Such as "1.1", or b"HTTP/1.1".
         pseudonym: Ours.
     """
-    return b"via", f"{version} {pseudonym}".encode("ascii")
+    number = version if isinstance(version, str) else version.decode("ascii").partition("/")[2]
+    return b"via", f"{number} {pseudonym}".encode("ascii")
 
 
 def tokens(values: Iterable[bytes]) -> frozenset[bytes]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import httpx
 
@@ -100,12 +101,12 @@ class Inbound:
         if fields.length is not None:
             passed.append((b"content-length", fields.length))
         if settings.via is not None:
-            version: bytes = extensions.get("http_version", b"HTTP/1.1")
-            passed.append(via(version.decode("ascii").partition("/")[2], settings.via))
+            passed.append(via(extensions.get("http_version", b"HTTP/1.1"), settings.via))
         return Returned(passed, None if fields.length is None else int(fields.length), fields.trailer)
 
 
-class Returned(NamedTuple):
+@dataclass(slots=True)
+class Returned:
     """A response's head on its way back.
 
     Attributes:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableSet
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
@@ -131,13 +131,16 @@ class Cycle:
         else:
             self._on_gone = function
 
-    async def run_asgi(self, app: App) -> None:
-        """Have `app` serve the request."""
+    async def run_asgi(self, app: App, tasks: MutableSet[asyncio.Task[None]]) -> None:
+        """Have `app` serve the request; its task is one of `tasks` meanwhile."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        tasks.add(task)
         try:
             await app(self.scope, self.receive, self)
         except Exception:
             logger.exception("%s %s failed", self.scope["method"], self.scope["path"])
         finally:
+            tasks.discard(task)
             self._on_gone = None
             whole = self.disconnected or self.response_complete
             if not whole and (self.response_started or not self.at_once(*_FAILED)):

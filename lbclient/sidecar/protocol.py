@@ -28,6 +28,8 @@ HEAD_WITHIN = 30.0  # seconds, from the first byte of a request (or from connect
 MOST_AHEAD = 4  # requests that wait for their turn while we go on reading, and so hear of the client
 HEAR_OUT = 0.5  # seconds: closed at once, a connection is reset, and the client may not see the answer
 
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+
 Refused: TypeAlias = Callable[[Scope, int, int], None]
 """Told of a request that no app has seen, by what is known of it, status (0 for no answer), and bytes of the body."""
 
@@ -94,8 +96,10 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """See httptools."""
-        super().on_message_begin()
-        self._takes_trailers = False
+        self.url = b""
+        self.headers = []
+        self.scope = None  # type: ignore[assignment]  # until its head is there
+        self.expect_100_continue = self._takes_trailers = False
         if self._head_bytes is None:  # not the first one
             self._head_bytes = 0
 
@@ -119,16 +123,29 @@ class Protocol(HttpToolsProtocol):
         self._head_is_over()
         parser = self.parser
         assert parser is not None
-        scope: Scope = self.scope  # type: ignore[assignment]  # uvicorn's type knows no extensions
-        scope["method"] = parser.get_method().decode("ascii")
-        version = scope["http_version"] = parser.get_http_version()
-        if parser.should_upgrade() and self._should_upgrade():
-            return
         url = parse_url(self.url)
         path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        version = parser.get_http_version()
+        extensions: dict[str, Any] = {}
+        scope: Scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+            "state": {},
+            "extensions": extensions,
+        }
+        self.scope = scope  # type: ignore[assignment]  # uvicorn's type knows no extensions
+        if parser.should_upgrade() and self._should_upgrade():
+            return
         before = self.cycle
         self.cycle = cycle = Cycle(  # type: ignore[assignment]  # in place of uvicorn's
             scope,
@@ -138,10 +155,9 @@ class Protocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        extensions: dict[str, Any] = {INFORM: cycle.inform, GONE: cycle.when_gone}
+        extensions[INFORM], extensions[GONE] = cycle.inform, cycle.when_gone
         if self._takes_trailers and version == "1.1":
             extensions[TRAILERS] = {}
-        scope["extensions"] = extensions
         app = service_unavailable if busy else self._serve
         if before is None or before.response_complete:
             self._begin(cycle, app)
@@ -152,9 +168,7 @@ class Protocol(HttpToolsProtocol):
 
     def _begin(self, cycle: Cycle, app: Any) -> None:
         self._served = cycle
-        task = self.loop.create_task(cycle.run_asgi(app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.loop.create_task(cycle.run_asgi(app, self.tasks))
 
     def on_response_complete(self) -> None:
         """The next request may come, or begin."""

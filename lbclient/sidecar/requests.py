@@ -7,10 +7,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal
 
 from lbclient.asgi.forwarding import ClientFrom, Trust, client_of
 from lbclient.asgi.types import Scope
@@ -21,7 +22,8 @@ KEPT_NOTABLE, KEPT_OTHERS = 30, 10
 OTHERS_EVERY = 1.0  # seconds
 
 
-class Served(NamedTuple):
+@dataclass(slots=True)
+class Served:
     """A request that is over.
 
     Attributes:

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from lbclient._async.transport import AsyncBalancedTransport, LeftPools
-from lbclient.asgi.forwarding import Trust
+from lbclient.asgi.forwarding import ClientFrom, Trust
 from lbclient.asgi.proxy import ReverseProxy
 from lbclient.asgi.rate_limiting import MOST_REMEMBERED, RateLimitMiddleware
 from lbclient.asgi.types import App, AtOnce, Message, Receive, Scope, Send
@@ -48,6 +48,7 @@ class Generation:
         app: What serves its requests.
         limits: The middleware that limits them, when there is one.
         trust: Whose word about the client counts.
+        client_from: In which header.
         active: Requests that began with it and have not ended.
         left: The pools that its successor does not have.
     """
@@ -59,6 +60,7 @@ class Generation:
     app: App
     limits: RateLimitMiddleware | None
     trust: Trust
+    client_from: ClientFrom
     active: int = 0
     left: LeftPools | None = None
 
@@ -144,8 +146,10 @@ class Traffic:
             kept = before is not None and before.splits.get(name) is split
             if kept and before is not None and weights != before.configuration.splits[name].weights:
                 split.set({pools[pool]: weight for pool, weight in weights.items()})
-        trust = configuration.proxy.trust()
-        self._now = Generation(configuration, pools, splits, router, app, limits, trust)
+        proxy = configuration.proxy
+        self._now = Generation(
+            configuration, pools, splits, router, app, limits, proxy.trust(), proxy.client_from
+        )
         if before is not None:
             before.left = left
             self._before.append(before)
@@ -289,7 +293,7 @@ class Traffic:
         seconds: float,
         record: Record | None,
     ) -> None:
-        source = generation.configuration.proxy.client_from
+        source = generation.client_from
         served = Served(scope, generation.trust, source, status, sent, seconds, record)
         for observer in self.observers:
             observer(served)
@@ -303,18 +307,12 @@ class _Watched:
         sent: Bytes of its body.
     """
 
-    __slots__ = ("_at_once", "_send", "_traffic", "sent", "status")
+    __slots__ = ("_send", "_traffic", "sent", "status")
 
     def __init__(self, traffic: Traffic, send: Send) -> None:
         self._traffic = traffic
         self._send = send
-        self._at_once: AtOnce | None = getattr(send, "at_once", None)
         self.status = self.sent = 0
-
-    @property
-    def at_once(self) -> AtOnce | None:
-        """See `AtOnce`; None where the server does not have it."""
-        return None if self._at_once is None else self._whole
 
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
@@ -328,11 +326,14 @@ class _Watched:
             self.status = 101
         await self._send(message)
 
-    def _whole(self, status: int, headers: list[Header], body: bytes) -> bool:
-        assert self._at_once is not None
+    def at_once(self, status: int, headers: list[Header], body: bytes) -> bool:
+        """See `AtOnce`."""
+        at_once: AtOnce | None = getattr(self._send, "at_once", None)
+        if at_once is None:
+            return False
         if self._traffic.leaving:
             headers = [*headers, _CLOSE]
-        taken = self._at_once(status, headers, body)
+        taken = at_once(status, headers, body)
         if taken:
             self.status, self.sent = status, len(body)
         return taken

@@ -233,7 +233,7 @@ def test_targets_and_hosts_that_are_none(raw_path: bytes, host: bytes) -> None:
 
 def test_a_server_without_raw_path_and_one_without_host() -> None:
     old = scope(http_version="1.0", path="/a b/\u00e4", server=("127.0.0.1", 80))
-    assert asks(old)[:2] == (b"127.0.0.1:80", b"/a%20b/%C3%A4")
+    assert asks(old) == Asked(b"127.0.0.1:80", b"/a%20b/%C3%A4", b"")
     assert asks({**old, "server": ("::1", 80)}).host == b"[::1]:80"
     assert asks({**old, "server": ("/run/app.sock", None)}).host == b"localhost"
     with pytest.raises(Refusal, match="no Host"):

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
+import trio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from lbclient import AsyncBalancedTransport, DrainTimeout
@@ -238,3 +239,26 @@ def test_a_loop_that_stands_still_is_asked_and_not_waited_for() -> None:
     loop.run_until_complete(asyncio.sleep(0.05))
     loop.close()
     assert done == [loop]
+
+
+def test_trio_as_a_guest_of_asyncio_is_told_from_its_host() -> None:
+    async def as_guest() -> tuple[object, object]:
+        return running_loop(), trio.lowlevel.current_trio_token()
+
+    async def as_host() -> tuple[object, object]:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Any] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            as_guest,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=lambda outcome: over.set_result(outcome.unwrap()),
+        )
+        assert running_loop() is loop
+        called: asyncio.Future[object] = loop.create_future()
+        loop.call_soon(lambda: called.set_result(running_loop()))
+        assert await called is loop
+        seen: tuple[object, object] = await over
+        return seen
+
+    guest, token = asyncio.run(as_host())
+    assert guest is token

@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from httpcore2 import LocalProtocolError, RemoteProtocolError
@@ -78,7 +79,8 @@ _kind_of: dict[bytes, int] = {}
 _status_of: dict[bytes, tuple[bytes, int, bytes]] = {}
 
 
-class Head(NamedTuple):
+@dataclass(slots=True)
+class Head:
     """The head of a response.
 
     Attributes:

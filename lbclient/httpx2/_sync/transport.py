@@ -394,8 +394,10 @@ class _RequestFacts(Facts):
         self._request = request
         self.method = request.method
         self.headers = headers
-        options = request.extensions.get("lbclient")
-        if options is not None and not isinstance(options, Mapping):
+        options: Mapping[str, object] | None = request.extensions.get("lbclient")
+        if options is not None and not isinstance(
+            options, (dict, Mapping)
+        ):  # an ABC is asked last: it is slow
             raise TypeError(
                 f'request.extensions["lbclient"] is {options!r}; write a dict, like {{"key": "tenant-7"}}'
             )
