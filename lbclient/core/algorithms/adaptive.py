@@ -29,15 +29,17 @@ leaves no more than 2 of the answers before it. A second failure in a row is cha
 that follow four times, however long it was left alone in between: what was good for long, and fails now, is failing.
 
 **Trials.** A charge of 50 fades into the noise after about `tau ln 50`, 8 s in a fast pool, 11 s of four in a row, and
-the next request tries. A client with many requests need not wait for that: a failure is paid for by about 20 picks for
-each mean that it cost, a thousand if it was quick, and when they have gone by, one request tries (none that has failed
-elsewhere before, and one per thousand picks however many are failing). So trials fail a thousandth of the requests,
-and take a twentieth of the time that others take. Whoever answers a trial, or the first request after its charge had
-faded, is charged with nothing any more, and not doubted for 50 rounds.
+the next request tries. A client with many requests need not wait for that: a failure is paid for by about 13 picks for
+each mean that it cost, 650 if it was quick, and when they have gone by, one request tries (none that has failed
+elsewhere before, and one per 650 picks however many are failing). So trials fail 0.15 % of the requests, and take a
+thirteenth of the time that others take. They are for whoever has failed and not answered what began after that, or
+failed most of what is remembered; the charges of one that answers, and fails now and then, fade. Whoever answers a
+trial, or the first request after its charge had faded, is charged with nothing any more, and not doubted for 50 rounds.
 
 A trial is left to a request that would be sent again if it failed, so that no caller sees it fail: not to a POST, or
 where retries are off. Where a client sends nothing else there are no trials, and whoever failed has to wait until its
-charge has faded. Then, too, such requests pass it over for half a `tau`, in case that one of the others comes by.
+charge has faded. Such requests also pass over whoever has failed and not answered since, and of a trial's answer they
+want 20 more for a proof; but for half a `tau` only, in case that nobody comes by who would be sent again.
 
 **Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + d W ** -0.5`: of many that are
 noise, the least is too good to be true. `d` is 0.8; where the standard deviation of answers, `s`, is below 0.7 means,
@@ -119,7 +121,7 @@ REPORT_COUNTS = 0.6  # requests in flight of our own that a server with the mean
 REPORT_FADES = 2.5  # a second: a report is old news after 0.4 s
 REPORT_SHARE = 0.05  # of the newest report in their mean
 LEAST_REPORT, MOST_REPORT = 0.5, 3.0  # unbounded, a hundred clients herd: p99 12 to 16 times worse
-TRIAL_COSTS = 20.0  # picks for each mean that a failure cost: trials cost a twentieth of what requests take
+TRIAL_COSTS = 13.0  # picks for each mean that a failure cost: trials cost a thirteenth of what requests take
 WORTH_A_TRIAL = 3.0  # means: whoever is expected to take less is asked anyway
 FORGOTTEN = 0.05  # of a failure: whoever is picked with so little left of it has waited for long
 ALIKE = 0.7  # standard deviation of answers, in means: where it is less, a doubt needs less
@@ -227,9 +229,9 @@ class AdaptivePicker:
             best = self._least(self._order, avoid, now, False, again)
         if best is None:
             return None
-        if again is not None and best.in_a_row and best.may_be_left(now) and not again():
+        if again is not None and (best.in_a_row or best.owes) and best.may_be_left(now) and not again():
             other = self._best({best.state}, now, None)
-            if other is not None and not other.in_a_row:
+            if other is not None and not other.in_a_row and not other.owes:
                 best, self.reason = other, SPARED
         if best.trial < math.inf and best.charges < FORGOTTEN * fleet.charge:
             best.trying = True
@@ -304,7 +306,11 @@ class AdaptivePicker:
                 total += estimate.charged * fade
                 count += estimate.charges * fade
                 cost = total / count
-                if estimate.trial <= due and cost > WORTH_A_TRIAL:
+                if (
+                    estimate.trial <= due
+                    and cost > WORTH_A_TRIAL
+                    and (estimate.in_a_row or estimate.is_failing(grown, fleet.charge))
+                ):
                     due = estimate.trial
                     trial = estimate
             else:
@@ -366,10 +372,10 @@ class AdaptivePicker:
         self._cheapest = None
         if failed:
             means = max(latency / fleet.mean, FAILURE_COSTS)
-            estimate.failed(means, TRIAL_COSTS * means * (0.5 + self._random()))
+            estimate.failed(means, TRIAL_COSTS * means * (0.5 + self._random()), now)
         else:
             most = SLOWEST_SUCCESS if fleet.overlap > ALONE else SLOWEST_ALONE
-            estimate.answered(fleet.succeeded(latency, most))
+            estimate.answered(fleet.succeeded(latency, most), now - latency)
 
     def refused(self, state: BackendState, latency: float, now: float, /) -> None:
         """It answered that it has too much to do (429)."""

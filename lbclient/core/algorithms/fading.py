@@ -26,6 +26,7 @@ ROUNDS_REMEMBERED = 4.0  # picks of each backend: what sparse traffic is remembe
 LONGEST_TAU = 120.0  # seconds: no longer because of that
 PAUSE_SHARE = 0.05  # of the newest pause between picks in their mean
 WELCOME_ROUNDS = 50  # picks of each backend during which one that joins, or was away, is not doubted
+PROOF = 20  # answers after that of a trial: of who fails 30 % one in a thousand gives them
 LEFT_FOR = 0.5  # of tau: how long whoever has failed is left to requests that would be sent again
 TRUSTED = 2.0  # answers: where they are sparse, no more of the past count when a backend fails
 MOST_IN_A_ROW = 4.0  # what a failure costs more after others, without an answer in between
@@ -168,10 +169,12 @@ class Estimate:
         peak: What its slowest answer cost.
         peak_count: What that one counts.
         failures: How many of them were failures.
-        in_a_row: Failures since its last answer.
+        in_a_row: Failures since its last answer to a request that began after them.
+        failed_at: When it failed last.
         trial: From which turn on it may be tried again, having failed; infinity if it has not.
         trying: Whether its next answer is that of a trial.
         left: Since when requests that are sent once leave it, having failed, to others; infinity while none has.
+        owes: Answers that are to follow that of a trial before requests that are sent once do.
         turn: When it was last picked, in picks of the fleet.
         welcome: Until when it is not doubted, in the same.
         reported: What the server said last that it has in flight.
@@ -185,10 +188,12 @@ class Estimate:
         "charged",
         "charges",
         "count",
+        "failed_at",
         "failures",
         "fleet",
         "in_a_row",
         "left",
+        "owes",
         "pace",
         "peak",
         "peak_count",
@@ -208,7 +213,8 @@ class Estimate:
         self.fleet = fleet
         self.total = self.count = self.peak = self.peak_count = 0.0
         self.charged = self.charges = self.failures = 0.0
-        self.in_a_row = 0
+        self.in_a_row = self.owes = 0
+        self.failed_at = -math.inf
         self.turn = fleet.turn
         self.welcome = 0
         self.trial = math.inf
@@ -220,7 +226,7 @@ class Estimate:
         self.pace = 0.0
         fleet.admit(self)
 
-    def failed(self, means: float, picks: float) -> None:
+    def failed(self, means: float, picks: float, now: float) -> None:
         """One more failure, that costs so much; the second in a row twice, up to four times.
 
         A trial has to wait for so many picks more.
@@ -236,6 +242,7 @@ class Estimate:
         self.trial = begun + picks
         self.trying = False
         self.left = math.inf
+        self.failed_at = now
         self.failures += fleet.charge
 
     def refused(self, means: float) -> None:
@@ -243,14 +250,10 @@ class Estimate:
         self.charged += means * self.fleet.charge
         self.charges += self.fleet.charge
 
-    def answered(self, means: float) -> None:
-        """One more answer, after so many means; the slowest of all is set aside."""
-        self.in_a_row = 0
-        if self.trying:
-            self.trying = False
-            self.trial = math.inf
-            self.charged = self.charges = self.failures = 0.0
-            self.be_welcome()
+    def answered(self, means: float, began: float) -> None:
+        """One more answer, after so many means, to a request that began then; the slowest of all is set aside."""
+        if began >= self.failed_at:
+            self._be_well()
         count = self.fleet.grown
         means *= count
         if means > self.peak:
@@ -258,6 +261,17 @@ class Estimate:
             count, self.peak_count = self.peak_count, count
         self.total += means
         self.count += count
+
+    def _be_well(self) -> None:
+        self.in_a_row = 0
+        if self.owes:
+            self.owes -= 1
+        if self.trying:
+            self.trying = False
+            self.owes = PROOF
+            self.trial = math.inf
+            self.charged = self.charges = self.failures = 0.0
+            self.be_welcome()
 
     def may_be_left(self, now: float) -> bool:
         """Whether a request may leave it to others: for a part of `tau` from the first that did, if nobody comes."""
