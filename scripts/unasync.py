@@ -132,6 +132,7 @@ SEVERAL_STREAMS_TESTS = {  # of one connection, where a thread has one each
     "test_what_a_goaway_leaves_in_is_answered",
     "test_what_is_left_out_before_its_body_is_begun_goes_elsewhere_with_all_of_it",
     "test_what_is_left_out_while_its_body_waits_for_room_ends_at_once",
+    "test_who_had_sent_nothing_when_the_connection_broke_is_sent_again",
     "test_who_waits_for_the_others_to_write_has_sent_nothing",
 }
 HTTPX_ONLY_TESTS = {

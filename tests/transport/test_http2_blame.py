@@ -18,7 +18,9 @@ from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame
 from tenacity import stop_after_attempt
 
 from lbclient import AsyncBalancedTransport, Connect, Retry
+from lbclient._async.engine import HttpcoreEngine
 from lbclient._async.http2 import GoingAway, HTTP2Connection, NotProcessed
+from lbclient._async.httpcore_connection import HttpcoreConnection
 from lbclient._async.network import open_stream
 from lbclient.core.backend import Backend
 from tests.conftest import MakeRawServer
@@ -883,3 +885,35 @@ async def test_the_other_kept_connections_are_as_old(raw_server: MakeRawServer) 
         assert await outcome_of(http, "GET") == ["stale", "200"]
         assert failures(http) == 0
     assert server.accepted == 3
+
+
+async def test_who_had_sent_nothing_when_the_connection_broke_is_sent_again(
+    raw_server: MakeRawServer,
+) -> None:
+    def serving(peer: Peer) -> None:
+        peer.answer(peer.request())
+        peer.wait_until_closed()
+
+    url = raw_server(speak(serving)).url
+    responses: list[httpx.Response] = []
+
+    async def ask() -> None:
+        responses.append(await http.post("/", content=b"once"))
+
+    async with client(url) as http:
+        await http.get("/")
+        transport = http._transport
+        assert isinstance(transport, AsyncBalancedTransport)
+        (engine,) = transport._ios["default"]._engines.values()
+        assert isinstance(engine, HttpcoreEngine)
+        (kept,) = engine._backends[url][2]._all
+        assert isinstance(kept, HttpcoreConnection)
+        connection = kept.core
+        assert isinstance(connection, HTTP2Connection)
+        async with anyio.create_task_group() as group, connection._write_lock:
+            group.start_soon(ask)
+            await until(lambda: connection._h2_state.open_outbound_streams)
+            connection._write_exception = httpcore.WriteError("broken by another request")
+    (response,) = responses
+    outcomes = [attempt.outcome for attempt in response.extensions["lbclient"].attempts]
+    assert outcomes == ["stale (WriteError: broken by another request)", "200"]

@@ -19,7 +19,9 @@ from tenacity import stop_after_attempt
 
 from lbclient import BalancedTransport, Connect, Retry
 from lbclient._sync import blocking as anyio
+from lbclient._sync.engine import HttpcoreEngine
 from lbclient._sync.http2 import GoingAway, HTTP2Connection, NotProcessed
+from lbclient._sync.httpcore_connection import HttpcoreConnection
 from lbclient._sync.network import open_stream
 from lbclient.core.backend import Backend
 from tests.conftest import MakeRawServer
