@@ -116,7 +116,6 @@ class Learning(Membership):
 
     def ticket_ended(self, ticket: Ticket, kind: Failure | None, latency: float | None) -> None:
         """`ticket` is over: with a failure of this kind, or (None) with whatever its response was."""
-        now = self.clock()
         with self._lock:
             if not ticket.open:
                 return
@@ -137,6 +136,7 @@ class Learning(Membership):
                 pass  # its status has been charged
             elif kind in BACKEND_S_FAULT:
                 state.failures += 1
+                now = self.clock()
                 took = now - ticket.started if latency is None else latency
                 self._observe(state, took, True, now)
                 # A connection that nobody took costs each request this much: once is enough.
@@ -145,10 +145,10 @@ class Learning(Membership):
                 self._judge(ticket, now, True, why=why, alone=alone)
             elif kind is None or answer is not None:
                 state.successes += 1
-                if kind is None and answer is Answer.GOOD:
-                    self._judge(ticket, now, False)
+                if kind is None and answer is Answer.GOOD and self._outliers is not None:
+                    self._judge(ticket, self.clock(), False)
             elif ticket.trial:
-                self._judge(ticket, now, None)
+                self._judge(ticket, self.clock(), None)
             if not state.in_flight and state.health.admin is Admin.DRAINING:
                 self._log(logging.INFO, "nothing in flight any more", state)
         if self._news.items:

@@ -242,6 +242,9 @@ class Pool(Learning):
     ) -> Ticket:
         """A ticket on the backend that serves the next request. No I/O.
 
+        It is in flight until it ends: by `with pool.pick() as ticket:`, or by `succeeded`, `failed` or `release`. One
+        that never does keeps its backend looking busier than it is, and in a pool with limits its room.
+
         Args:
             key: What hashing algorithms hash.
             exclude: URLs not to pick, because they were tried: a collection, not one of them.

@@ -27,7 +27,7 @@ class Answer(enum.Enum):
 
 
 class Ticket:
-    """Counts as in flight until it ends; every end after the first is ignored.
+    """Counts as in flight until it ends, also when nobody holds it any more; every end after the first is ignored.
 
     As a context manager it ends as a success when the block does, and as a reset of the backend's when the block
     raises an `OSError`, as nobody's fault otherwise.
@@ -104,7 +104,7 @@ class Ticket:
             ValueError: `latency` is negative, or not finite.
         """
         _check_latency(latency)
-        self.answered(latency, status)
+        self._pool.ticket_answered(self, latency, status, None)
         self._pool.ticket_ended(self, None, None)
 
     def failed(self, kind: Failure, latency: float | None = None) -> None:

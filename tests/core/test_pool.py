@@ -703,3 +703,12 @@ def test_what_time_has_changed_is_told_also_by_a_pick_that_finds_nobody(tied: bo
         with pytest.raises(NoBackendAvailable):
             pool.pick(exclude=[A])
     assert heard == [False]
+
+
+def test_a_ticket_is_in_flight_until_it_ends_also_when_nobody_holds_it() -> None:
+    pool, _ = make_pool(A, max_in_flight=2)
+    for _ in range(2):
+        pool.pick()
+    with pytest.raises(NoBackendAvailable):
+        pool.pick()
+    assert of(pool, A).in_flight == 2

@@ -603,6 +603,24 @@ async def test_an_inner_transport_for_each_backend() -> None:
     assert all(response.url == f"{LOGICAL}/items" for response in responses)
 
 
+@pytest.mark.parametrize("engine", ["native", "httpcore"])
+async def test_the_connection_comes_up_with_the_response(raw_server: MakeRawServer, engine: Any) -> None:
+    server = raw_server(respond())
+    transport = AsyncBalancedTransport([server.url], connect=Connect(engine=engine))
+    async with client(transport) as http, http.stream("GET", "/") as response:
+        stream = response.extensions["network_stream"]
+        assert stream.get_extra_info("server_addr") == ("127.0.0.1", server.port)
+
+
+async def test_what_an_inner_transport_says_of_a_response_comes_up_with_it() -> None:
+    said = {"network_stream": object(), "http_version": b"HTTP/9"}
+    answer = httpx2.MockTransport(lambda request: httpx2.Response(200, extensions=said))
+    transport = AsyncBalancedTransport(["http://a"], inner=lambda backend: answer)
+    async with client(transport) as http:
+        extensions = (await http.get("/")).extensions
+    assert {name: extensions[name] for name in said} == said
+
+
 async def test_an_inner_transports_failures_are_judged_by_their_kind() -> None:
     def fail(request: httpx2.Request) -> httpx2.Response:
         if request.url.host == "a":

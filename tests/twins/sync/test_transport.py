@@ -596,6 +596,24 @@ def test_a_retry_after_that_says_nothing_does_nothing(raw_server: MakeRawServer,
 # Transports of the caller's own
 
 
+@pytest.mark.parametrize("engine", ["native", "httpcore"])
+def test_the_connection_comes_up_with_the_response(raw_server: MakeRawServer, engine: Any) -> None:
+    server = raw_server(respond())
+    transport = BalancedTransport([server.url], connect=Connect(engine=engine))
+    with client(transport) as http, http.stream("GET", "/") as response:
+        stream = response.extensions["network_stream"]
+        assert stream.get_extra_info("server_addr") == ("127.0.0.1", server.port)
+
+
+def test_what_an_inner_transport_says_of_a_response_comes_up_with_it() -> None:
+    said = {"network_stream": object(), "http_version": b"HTTP/9"}
+    answer = httpx.MockTransport(lambda request: httpx.Response(200, extensions=said))
+    transport = BalancedTransport(["http://a"], inner=lambda backend: answer)
+    with client(transport) as http:
+        extensions = (http.get("/")).extensions
+    assert {name: extensions[name] for name in said} == said
+
+
 def test_an_inner_transports_failures_are_judged_by_their_kind() -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         if request.url.host == "a":
