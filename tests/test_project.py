@@ -26,6 +26,7 @@ NO_IO = frozenset(
         "copy",
         "dataclasses",
         "datetime",
+        "difflib",
         "email",  # email.utils: HTTP dates
         "enum",
         "fnmatch",

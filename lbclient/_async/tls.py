@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 import httpx
 
@@ -15,11 +16,15 @@ class OneContext:
 
     Args:
         connect: What it trusts, and which protocols it offers.
+
+    Raises:
+        ValueError: A file of `connect`'s is not there.
     """
 
     __slots__ = ("_connect", "_context", "_lock")
 
     def __init__(self, connect: Connect) -> None:
+        _check_files(connect)
         self._connect = connect
         self._context: ssl.SSLContext | None = None
         self._lock = new_lock()
@@ -35,3 +40,15 @@ class OneContext:
                 )
                 self._context = context
             return self._context
+
+
+def _check_files(connect: Connect) -> None:
+    """What is said of a missing one later, in every attempt, has no name in it."""
+    if isinstance(connect.verify, str) and not Path(connect.verify).exists():
+        raise ValueError(
+            f"verify is {connect.verify!r}, which is not there; write the path of a CA bundle, or True"
+        )
+    certificate = (connect.cert,) if isinstance(connect.cert, str) else (connect.cert or ())[:2]
+    for path in certificate:
+        if not Path(path).is_file():
+            raise ValueError(f"cert has {path!r}, and there is no such file; write (certificate, key)")

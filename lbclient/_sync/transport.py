@@ -24,13 +24,14 @@ from lbclient._sync.readiness import wait_until_ready
 from lbclient._sync.streams import BalancedStream
 from lbclient.context import CLIENT, ClientContext
 from lbclient.core import errors as core_errors
-from lbclient.core.backend import Backend
+from lbclient.core.checks import check_number
 from lbclient.core.cookies import without_cookie
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.facts import Facts, Header
 from lbclient.core.forking import new_lock
-from lbclient.core.members import BackendLike, known_as
-from lbclient.core.pool import Pool
+from lbclient.core.members import BackendLike, declared_as, known_as
+from lbclient.core.options import check_options
+from lbclient.core.pool import OPTIONS, Pool
 from lbclient.core.routing import Router
 from lbclient.core.source import Source
 from lbclient.core.split import Split
@@ -71,6 +72,7 @@ class BalancedTransport(httpx.BaseTransport):
                 )
             router = target if isinstance(target, Router) else Router([], default=target)
         else:
+            check_options(pool_options, OPTIONS)
             router = Router([], default=Pool(target, **pool_options))
         self._inner = inner
         self._routing = (router, {pool.name: PoolIO(pool, inner) for pool in router.pools})
@@ -114,16 +116,19 @@ class BalancedTransport(httpx.BaseTransport):
                 total[url] = (before[0] + opened, before[1] + idle)
         return total
 
-    def wait_until_ready(self, timeout: float = 10.0) -> None:
+    def wait_until_ready(self, timeout: float | None = 10.0) -> None:
         """Wait until every pool knows its backends, and for the first probe result of each.
 
         Args:
-            timeout: Seconds.
+            timeout: Seconds; None for as long as it takes.
 
         Raises:
+            ValueError, TypeError: `timeout` is no number of 0 or more.
             TimeoutError: A source has not said its first set, or some backend is still unknown; the message names it.
         """
         self._check_open()
+        if timeout is not None:
+            check_number("timeout", timeout, at_least=0)
         with anyio.move_on_after(timeout) as scope:
             for io in self._ios.values():
                 io.probing.begin()
@@ -180,12 +185,10 @@ class BalancedTransport(httpx.BaseTransport):
             RuntimeError: The pool is being swapped already, or one of its backends drained.
         """
         io = self._io_of(None, pool)
-        if not isinstance(backends, (str, Backend)):
-            declared = [Backend.of(backend) for backend in backends]
-            check_schemes(io.pool, declared)
-            backends = declared
+        declared = declared_as(backends)
+        check_schemes(io.pool, declared)
         with self._alone(f"a swap of pool {io.pool.name!r}", io, None):
-            return swap(io, backends, when_healthy_within, grace, guard)
+            return swap(io, declared, when_healthy_within, grace, guard)
 
     def reroute(self, target: Pool | Router | Split) -> LeftPools:
         """Route by other rules from now on. What is under way goes on as it began.

@@ -123,6 +123,10 @@ def _parse(url: str) -> tuple[str, str, int, str]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as exc:
+        if url.count(":") > 3 and "[" not in url:
+            raise ValueError(
+                f"backend {url!r} is not a URL; an IPv6 address stands in brackets, like 'http://[::1]:8080'"
+            ) from exc
         raise ValueError(f"backend {url!r} is not a URL ({exc}); {example}") from exc
     if parts.scheme not in _SCHEMES:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from datetime import timedelta
 from typing import cast
 
 
@@ -14,14 +15,17 @@ def check_number(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    instead: str = "",
 ) -> float:
-    """`value`, if it is a finite number in the range.
+    """`value`, if it is a finite number in the range; `instead` is what to write where that is not all.
 
     Raises:
         TypeError: It is no number.
         ValueError: It is out of the range.
     """
-    allowed = _range("a number", above, at_least, at_most)
+    allowed = instead or _range("a number", above, at_least, at_most)
+    if isinstance(value, timedelta):
+        raise TypeError(f"{name} is {value!r}; write it in seconds, like {value.total_seconds():g}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is {value!r}; write {allowed}")
     if (

@@ -17,10 +17,9 @@ import enum
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from lbclient.core.backend import Backend
 from lbclient.core.checks import check_fraction, check_number, check_whole
 from lbclient.core.health import Admin
-from lbclient.core.members import BackendLike
+from lbclient.core.members import BackendLike, declared_as
 from lbclient.core.pool import Pool
 from lbclient.core.status import BackendStatus
 
@@ -153,11 +152,9 @@ class Swap:
     """
 
     def __init__(self, pool: Pool, backends: Iterable[BackendLike], guard: Guard | None = None) -> None:
-        if isinstance(backends, (str, Backend)):
-            raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
+        declared = declared_as(backends)
         if guard is not None and not isinstance(guard, Guard):
             raise TypeError(f"guard is {guard!r}; write Guard(...), or None")
-        declared = [Backend.of(backend) for backend in backends]
         if not declared:
             raise ValueError("backends is empty; write the whole new set")
         if pool.supply is not None:

@@ -53,7 +53,7 @@ class Hedge:
         if isinstance(self.delay, str):
             _percentile(self.delay)
         else:
-            check_number("delay", self.delay, above=0)
+            check_number("delay", self.delay, above=0, instead="a percentile like 'p95', or seconds above 0")
         check_fraction("budget", self.budget)
         check_methods(self.methods)
 

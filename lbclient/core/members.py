@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from lbclient.core.backend import Backend, BackendState
 from lbclient.core.health import Admin, Health
@@ -45,11 +45,7 @@ def admit(
         ValueError: The set is empty, or has a URL twice, or one that leads nowhere. Nothing has changed then.
         TypeError: It is no list.
     """
-    if isinstance(backends, Mapping):
-        raise TypeError(f"backends is {backends!r}; write a list of Backend(url, weight=...)")
-    if isinstance(backends, (str, Backend)) or not isinstance(backends, Iterable):
-        raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
-    declared = [Backend.of(backend) for backend in backends]
+    declared = declared_as(backends)
     if not declared and not may_be_empty:
         raise ValueError(f"pool {pool!r} has no backends; write at least one, like 'http://10.0.0.5:8080'")
     urls = [backend.url for backend in declared]
@@ -75,6 +71,20 @@ def admit(
         state.backend = backend
         members[backend.url] = state
     return members
+
+
+def declared_as(backends: object) -> list[Backend]:
+    """The backends of a set, each as it is declared.
+
+    Raises:
+        ValueError: One leads nowhere.
+        TypeError: It is no list of them.
+    """
+    if isinstance(backends, Mapping):
+        raise TypeError(f"backends is {backends!r}; write a list of Backend(url, weight=...)")
+    if isinstance(backends, (str, bytes, Backend)) or not isinstance(backends, Iterable):
+        raise TypeError(f"backends is {backends!r}; write a list of URLs or Backends")
+    return [Backend.of(backend) for backend in cast("Iterable[BackendLike]", backends)]
 
 
 def _drain_or_not(health: Health, draining: bool, ramp_since: float | None) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import enum
 import re
 import time
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from typing import TypeVar, cast
 
 from lbclient.core.affinity import Affinity
 from lbclient.core.algorithms import Adaptive, from_name
 from lbclient.core.algorithms.picker import Algorithm
+from lbclient.core.connect import Connect
 from lbclient.core.facts import KeyLike, KeyReader, key_reader
 from lbclient.core.health import PassiveHealth
 from lbclient.core.learning import DEFAULT_PASSIVE
@@ -29,6 +31,41 @@ class LeftOut(enum.Enum):
 
 
 LEFT_OUT = LeftOut.LEFT_OUT
+
+
+_CONNECT = frozenset(each.name for each in fields(Connect))
+_ELSEWHERE = {
+    "health_check": "probe=HttpProbe('/health')",
+    "limits": "connect=Connect(max_connections=..., max_idle=..., keepalive_expiry=...)",
+    "mounts": "inner=, a function from a Backend to the transport that reaches it",
+    "proxies": "inner=, a function from a Backend to the transport that reaches it",
+    "proxy": "inner=lambda backend: httpx.AsyncHTTPTransport(proxy=...)",
+    "retries": "retry=Retry(stop=stop_after_attempt(3)), or retry=None",
+    "timeout": "it at the client: httpx.AsyncClient(transport=..., timeout=...)",
+    "uds": "Backend(url, uds=...)",
+    "weights": "Backend(url, weight=...)",
+}
+"""What people coming from httpx's transports, or from other balancers, may look for."""
+
+
+def check_options(options: Iterable[str], known: Collection[str]) -> None:
+    """Each of `options` is one of a pool.
+
+    Raises:
+        TypeError: One is not; the message says where it belongs.
+    """
+    for name in options:
+        if name in known:
+            continue
+        if name in _CONNECT:
+            words = f"write connect=Connect({name}=...)"
+        elif name in _ELSEWHERE:
+            words = f"write {_ELSEWHERE[name]}"
+        else:
+            words = f"its options are {', '.join(sorted(known))}"
+            if similar := get_close_matches(name, known, 1):
+                words = f"did you mean {similar[0]}?"
+        raise TypeError(f"{name} is no option of a pool; {words}")
 
 
 def algorithm_name(algorithm: Algorithm) -> str:

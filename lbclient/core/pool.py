@@ -496,3 +496,7 @@ class Pool(Learning):
             source=None if self.supply is None else self.supply.status(),
             shadow=snapshot.picker.shadow(now) if isinstance(snapshot.picker, Shadows) else None,
         )
+
+
+OPTIONS = frozenset(Pool.__init__.__kwdefaults__ or ())
+"""What may be said of a pool besides its backends."""

@@ -19,6 +19,9 @@ Expect: TypeAlias = str | int | Collection[int]
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 Text: TypeAlias = str | re.Pattern[str] | re.Pattern[bytes]
 
+_METHOD = re.compile(
+    r"[!#$%&'*+\-.^_`|~0-9A-Z]+"
+)  # RFC 9110, section 9.1: told apart by case, and all in upper case
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?|")
 _PATH = re.compile(r"/[\x21\x22\x24-\x7e]*")  # printable ASCII, no space and no '#'
@@ -77,7 +80,7 @@ class HttpProbe:
     def __post_init__(self) -> None:
         put = object.__setattr__
         _check_text("path", self.path, _PATH, "a path that starts with '/', percent-encoded, like '/health'")
-        _check_text("method", self.method, _TOKEN, "a method such as 'GET'")
+        _check_text("method", self.method, _METHOD, "a method in upper case, such as 'GET'")
         _check_schedule(self)
         if self.interval_unhealthy is not None:
             check_number("interval_unhealthy", self.interval_unhealthy, above=0)

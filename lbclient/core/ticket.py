@@ -101,9 +101,11 @@ class Ticket:
         """It is over, and a response came: `latency` is the seconds to its headers.
 
         Raises:
-            ValueError: `latency` is negative, or not finite.
+            ValueError, TypeError: `latency` is negative, not finite or no number; `status` is none.
         """
         _check_latency(latency)
+        if not isinstance(status, int):
+            raise TypeError(f"status is {status!r}; write a number, like 200")
         self._pool.ticket_answered(self, latency, status, None)
         self._pool.ticket_ended(self, None, None)
 
@@ -115,7 +117,7 @@ class Ticket:
             latency: Seconds to the failure; taken from the pool's clock when left out.
 
         Raises:
-            ValueError: `kind` is something else, or `latency` is negative or not finite.
+            ValueError, TypeError: `kind` is something else, or `latency` is negative, not finite or no number.
         """
         if latency is not None:
             _check_latency(latency)
@@ -151,5 +153,9 @@ class Ticket:
 
 
 def _check_latency(latency: float) -> None:
-    if not 0 <= latency < math.inf:  # it would be in every average from then on
-        raise ValueError(f"latency is {latency!r}; write seconds, a finite number >= 0")
+    try:
+        if 0 <= latency < math.inf:  # else it would be in every average from then on
+            return
+    except TypeError:
+        raise TypeError(f"latency is {latency!r}; write seconds, a finite number >= 0") from None
+    raise ValueError(f"latency is {latency!r}; write seconds, a finite number >= 0")

@@ -54,6 +54,7 @@ def test_a_unix_socket_is_named_by_its_path() -> None:
         ("http://a:99999", "is not a URL"),
         ("http://a:0", "has port 0; allowed are 1 to 65535"),
         ("http://[::1", "is not a URL"),
+        ("http://::1:8080", "is not a URL; an IPv6 address stands in brackets, like"),
         ("http://user:secret@a", "no user, query or fragment"),
         ("http://a?b=c", "no user, query or fragment"),
         ("http://a#b", "no user, query or fragment"),

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+from typing import Any
+
 import pytest
 
+from lbclient import Hedge
 from lbclient.core.checks import check_methods, check_number, check_statuses, check_whole
+from lbclient.core.options import check_options
+from lbclient.core.pool import OPTIONS
 from lbclient.testing import FakeClock
 
 
@@ -18,11 +25,39 @@ from lbclient.testing import FakeClock
         ({"at_least": 0, "at_most": 1}, "a number from 0 to 1"),
     ],
 )
-def test_the_allowed_range_is_told(limits: dict[str, float], words: str) -> None:
+def test_the_allowed_range_is_told(limits: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=f"^share is nan; write {words}$"):
         check_number("share", float("nan"), **limits)
     with pytest.raises(TypeError, match=f"^share is None; write {words}$"):
         check_number("share", None, **limits)
+
+
+def test_a_time_is_in_seconds() -> None:
+    with pytest.raises(TypeError, match=r"^grace is .*seconds=90\); write it in seconds, like 90$"):
+        check_number("grace", timedelta(minutes=1.5), at_least=0)
+
+
+def test_what_else_may_be_written_is_told() -> None:
+    with pytest.raises(
+        TypeError, match=r"^delay is None; write a percentile like 'p95', or seconds above 0$"
+    ):
+        Hedge(delay=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("verify", "write connect=Connect(verify=...)"),
+        ("retries", "write retry=Retry(stop=stop_after_attempt(3)), or retry=None"),
+        ("timeout", "write it at the client: httpx.AsyncClient(transport=..., timeout=...)"),
+        ("algoritm", "did you mean algorithm?"),
+        ("xyz", "its options are affinity, algorithm,"),
+    ],
+)
+def test_an_option_that_no_pool_has_is_told_where_it_belongs(name: str, words: str) -> None:
+    check_options(["algorithm", "retry"], OPTIONS)
+    with pytest.raises(TypeError, match=f"^{name} is no option of a pool; {re.escape(words)}"):
+        check_options(["algorithm", name], OPTIONS)
 
 
 def test_what_is_in_range_passes() -> None:

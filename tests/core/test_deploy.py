@@ -192,6 +192,7 @@ def test_the_old_set_is_as_it_was_when_the_guard_goes_back() -> None:
     [
         ([], ValueError, "backends is empty; write the whole new set"),
         (A, TypeError, "write a list of URLs or Backends"),
+        (None, TypeError, "write a list of URLs or Backends"),
         ([C, C], ValueError, "a URL more than once"),
         (["nonsense"], ValueError, "has no scheme"),
     ],

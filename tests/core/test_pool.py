@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import ssl
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -508,6 +511,7 @@ def test_large_pools_do_without_the_loads_in_the_record() -> None:
         ),
         (A, {}, TypeError, "backends is 'http://a:1'; write a list"),
         (Backend(A), {}, TypeError, "write a list of URLs or Backends"),
+        (A.encode(), {}, TypeError, "backends is b'http://a:1'; write a list of URLs or Backends"),
         ([A, B, A + "/"], {}, ValueError, "pool 'default' has http://a:1 more than once"),
         ([A], {"algorithm": "fastest"}, ValueError, "round_robin"),
         ([A], {"algorithm": Last}, TypeError, "write a name such as 'round_robin', or an object with build"),
@@ -703,6 +707,18 @@ def test_what_time_has_changed_is_told_also_by_a_pick_that_finds_nobody(tied: bo
         with pytest.raises(NoBackendAvailable):
             pool.pick(exclude=[A])
     assert heard == [False]
+
+
+@pytest.mark.parametrize("latency", ["0.1", timedelta(seconds=1), math.inf, -1])
+def test_a_latency_is_in_seconds(latency: Any) -> None:
+    pool, _ = make_pool(A)
+    words = r"^latency is .*; write seconds, a finite number >= 0$"
+    with pytest.raises((TypeError, ValueError), match=words):
+        pool.pick().succeeded(latency)
+    with pytest.raises((TypeError, ValueError), match=words):
+        pool.pick().failed("reset", latency)
+    with pytest.raises(TypeError, match="status is '200'; write a number, like 200"):
+        pool.pick().succeeded(0.1, "200")  # type: ignore[arg-type]
 
 
 def test_a_ticket_is_in_flight_until_it_ends_also_when_nobody_holds_it() -> None:

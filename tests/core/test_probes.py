@@ -94,6 +94,7 @@ def test_what_the_caller_changes_later_does_not_change_the_probe() -> None:
         ({"path": "/\r\nHost: evil"}, "path is"),
         ({"path": "/gesund?ü"}, "percent-encoded"),
         ({"method": "GET /"}, "method is 'GET /'"),
+        ({"method": "get"}, "method is 'get'; write a method in upper case, such as 'GET'"),
         ({"interval": 0}, "interval is 0; write a number above 0"),
         ({"interval": float("inf")}, "interval is inf"),
         ({"timeout": 0}, "timeout is 0"),

@@ -864,9 +864,26 @@ async def test_not_ready_in_time_names_who_is_missing(raw_server: MakeRawServer)
     async with client(transport):
         with pytest.raises(TimeoutError, match=server.url):
             await transport.wait_until_ready(0.1)
+        with pytest.raises(TypeError, match="timeout is '10'; write a number of 0 or more"):
+            await transport.wait_until_ready("10")  # type: ignore[arg-type]
 
 
 # Construction
+
+
+def test_an_option_that_no_pool_has_is_told_where_it_belongs() -> None:
+    with pytest.raises(
+        TypeError, match=r"verify is no option of a pool; write connect=Connect\(verify=...\)"
+    ):
+        AsyncBalancedTransport(["https://a"], verify=False)
+
+
+@pytest.mark.parametrize(
+    "files", [{"verify": "/nowhere/ca.pem"}, {"cert": ("/nowhere/a.pem", "/nowhere/key.pem")}]
+)
+def test_files_that_are_not_there_are_named(files: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"/nowhere/c?a.pem'.*; write "):
+        AsyncBalancedTransport(["https://a"], connect=Connect(**files))
 
 
 def test_a_pool_of_ones_own_takes_no_pool_options() -> None:
@@ -888,6 +905,8 @@ async def test_nor_does_a_swap_take_them() -> None:
             await transport.swap(["http://10.0.0.4", "tcp://10.0.0.5:6379"])
         with pytest.raises(TypeError, match="write a list of URLs or Backends"):
             await transport.swap("http://10.0.0.4")
+        with pytest.raises(TypeError, match="backends is None; write a list of URLs or Backends"):
+            await transport.swap(None)  # type: ignore[arg-type]
         assert (await transport.swap(url for url in ["http://10.0.0.4"])).swapped
 
 
