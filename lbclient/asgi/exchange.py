@@ -29,11 +29,12 @@ from lbclient.asgi.framing import NO_BODY, Framing, check_head, check_method, fr
 from lbclient.asgi.headers import RequestFields
 from lbclient.asgi.inbound import TRAILERS, Inbound, Returned, parts_of, trailers_of
 from lbclient.asgi.incoming import Incoming, too_large
-from lbclient.asgi.informational import EARLY_HINT, answer_to
+from lbclient.asgi.informational import answer_to
 from lbclient.asgi.outgoing import close, whole_body
+from lbclient.asgi.recipient import Recipient
 from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
-from lbclient.asgi.types import AtOnce, Message, Receive, Scope, Send
+from lbclient.asgi.types import Message, Receive, Scope, Send
 from lbclient.asgi.ways import Way
 from lbclient.context import CLIENT, on_behalf_of
 from lbclient.core.facts import Header
@@ -59,7 +60,7 @@ async def exchange(
     Raises:
         Exception: The response broke off after its beginning had been sent; the server has to cut the connection.
     """
-    client = _Client(send)
+    client = Recipient(send)
     try:
         check_method(scope["method"])
         fields = RequestFields(scope["headers"])
@@ -109,43 +110,6 @@ def _attended(
     return while_the_client_is_there(incoming, relay)
 
 
-class _Client:
-    """Whom the answer is for.
-
-    Attributes:
-        answered: The answer has begun.
-    """
-
-    __slots__ = ("_send", "answered")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.answered = False
-
-    async def __call__(self, message: Message) -> None:
-        """Send a message of a response.
-
-        Raises:
-            ClientGone: Nobody is there.
-        """
-        self.answered = self.answered or message["type"] != EARLY_HINT
-        try:
-            await self._send(message)
-        except OSError as exc:  # how ASGI 2.4 says that nobody is there
-            raise ClientGone from exc
-
-    def at_once(self, status: int, headers: list[Header], body: bytes) -> bool:
-        """Send a response of which everything is there, if the server can do that; whether it could."""
-        at_once: AtOnce | None = getattr(self._send, "at_once", None)
-        self.answered = at_once is not None and at_once(status, headers, body)
-        return self.answered
-
-    async def whole(self, status: int, headers: list[Header], body: bytes) -> None:
-        """The same by messages."""
-        await self({"type": "http.response.start", "status": status, "headers": headers})
-        await self({"type": "http.response.body", "body": body, "more_body": False})
-
-
 class _Relay:
     """The way there and back."""
 
@@ -157,7 +121,7 @@ class _Relay:
         inbound: Inbound,
         incoming: Incoming,
         framing: Framing,
-        client: _Client,
+        client: Recipient,
     ) -> None:
         self._transport = transport
         self._inbound = inbound

@@ -22,9 +22,10 @@ from lbclient.asgi.backend_socket import BROKE_OFF, BackendSocket
 from lbclient.asgi.framing import check_head
 from lbclient.asgi.headers import RequestFields
 from lbclient.asgi.inbound import Inbound, parts_of
+from lbclient.asgi.recipient import Recipient
 from lbclient.asgi.refusals import ClientGone, in_words, refusal_of, retry_after
 from lbclient.asgi.settings import Settings
-from lbclient.asgi.types import Message, Receive, Scope, Send
+from lbclient.asgi.types import Receive, Scope, Send
 from lbclient.asgi.ways import Ways, settle
 from lbclient.context import CLIENT, on_behalf_of
 from lbclient.core.errors import DrainTimeout
@@ -57,11 +58,12 @@ async def relay(
 ) -> None:
     """Carry a WebSocket out."""
     await receive()  # "websocket.connect"
+    recipient = Recipient(send)
     relaying: _Relay | None = None
     try:
         fields = RequestFields(scope["headers"])
         check_head(scope, fields)
-        relaying = _Relay(transport, Inbound(scope, fields, settings, strip_root_path), receive, send)
+        relaying = _Relay(transport, Inbound(scope, fields, settings, strip_root_path), receive, recipient)
         context = CLIENT.get()
         with on_behalf_of(None if context is None else context.deadline_only()):
             await relaying.run()
@@ -70,11 +72,12 @@ async def relay(
     except Exception as exc:
         mapped = as_httpx(exc)
         refusal = refusal_of(mapped, retry_after(transport, mapped))
-        if refusal is None:
+        accepted = relaying is not None and relaying.accepted
+        if refusal is None or (recipient.answered and not accepted):
             raise
         logger.warning("WebSocket %s: %s: %s", scope["path"], refusal, in_words(mapped))
         try:
-            if relaying is not None and relaying.accepted:
+            if accepted:
                 await send({"type": "websocket.close", **_closing(mapped)})
             else:
                 await refusal.answer(scope, send)
@@ -84,13 +87,13 @@ async def relay(
 
 class _Relay:
     def __init__(
-        self, transport: AsyncBalancedTransport, inbound: Inbound, receive: Receive, send: Send
+        self, transport: AsyncBalancedTransport, inbound: Inbound, receive: Receive, send: Recipient
     ) -> None:
         self._transport = transport
         self._inbound = inbound
         self._settings = inbound.settings
         self._receive = receive
-        self._send_to_client = send
+        self._send = send
         self._open = anyio.Event()
         self._over = anyio.Event()
         self._socket: BackendSocket | None = None
@@ -107,12 +110,6 @@ class _Relay:
         """
         failed = await self._ways.run(self._with_backend, self._from_client)
         settle(self._gone, failed)
-
-    async def _send(self, message: Message) -> None:
-        try:
-            await self._send_to_client(message)
-        except OSError as exc:
-            raise ClientGone from exc
 
     # From the client
 

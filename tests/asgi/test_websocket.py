@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import anyio
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -366,3 +368,32 @@ async def test_without_the_extension_a_refusal_is_a_close() -> None:
     scope = {"type": "websocket", "path": "/", "raw_path": b"/", "headers": [], "http_version": "1.1"}
     await ReverseProxy(["http://127.0.0.1:1"])(scope, receive, send)
     assert said == [{"type": "websocket.close", "code": 1008}]
+
+
+async def test_a_refusal_that_breaks_off_gets_no_second_answer(raw_server: MakeRawServer) -> None:
+    def refuse(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(b"HTTP/1.1 401 No\r\ncontent-length: 100\r\n\r\nwho are")
+
+    said: list[str] = []
+    comes = [{"type": "websocket.connect"}]
+
+    async def receive() -> dict[str, Any]:
+        if not comes:
+            await anyio.sleep_forever()
+        return comes.pop()
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "raw_path": b"/",
+        "headers": [(b"host", b"shop.example")],
+        "http_version": "1.1",
+        "extensions": {"websocket.http.response": {}},
+    }
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+        await ReverseProxy([raw_server(refuse).url])(scope, receive, send)
+    assert said == ["websocket.http.response.start", "websocket.http.response.body"]
