@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import respx
 
 from lbclient import AsyncBalancedTransport, Pool
 from lbclient.testing import FakeBackends, FakeClock
@@ -24,6 +25,29 @@ async def test_requests_fail_over_and_every_backend_tells_what_it_was_asked() ->
     assert (response.status_code, response.content, response.headers["x-by"]) == (201, b"made", "zero")
     assert [request.url.path for request in backends[0].requests] == ["/42", "/43"]
     assert backends.asked == {"http://backend-0": 2, "http://backend-1": 1}
+
+
+async def test_mocks_of_respx_below_the_balancer_fail_over() -> None:
+    router = respx.MockRouter()
+    router.get("http://a/42").mock(side_effect=httpx.ConnectError)
+    router.get("http://b/42").respond(text="ok")
+    transport = AsyncBalancedTransport(
+        ["http://a", "http://b"],
+        algorithm="first",
+        inner=lambda backend: httpx.MockTransport(router.async_handler),
+    )
+    async with httpx.AsyncClient(transport=transport, base_url="http://orders") as client:
+        response = await client.get("/42")
+    assert (response.text, response.extensions["lbclient"].tried) == ("ok", 2)
+
+
+async def test_mocks_of_respx_in_place_of_the_balancer_see_the_logical_url() -> None:
+    with respx.mock(using="httpx") as router:
+        router.get("http://orders/42").respond(text="ok")
+        async with httpx.AsyncClient(transport=AsyncBalancedTransport(["http://a"])) as client:
+            response = await client.get("http://orders/42")
+    assert response.text == "ok"
+    assert "lbclient" not in response.extensions
 
 
 async def test_an_answer_takes_time_of_the_fake_clock() -> None:
