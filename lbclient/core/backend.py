@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -199,6 +200,9 @@ class BackendState:
         latency: Moving average of the time to the response headers, in seconds; None before the first answer.
         health: The three facts its status is derived from.
         clock: The pool's clock, for an algorithm that ages its numbers.
+        failed_in_a_row: Requests that failed since the last success, in a pool that ejects nobody.
+        told: Whether the log has it that they are many.
+        told_at: When it last had.
         tied: Whether a client was ever tied to it.
         memory: Room for an algorithm's own numbers, by its name, so that they survive a rebuild.
     """
@@ -206,6 +210,7 @@ class BackendState:
     __slots__ = (
         "backend",
         "clock",
+        "failed_in_a_row",
         "failures",
         "guarded",
         "health",
@@ -216,6 +221,8 @@ class BackendState:
         "scale",
         "successes",
         "tied",
+        "told",
+        "told_at",
         "url",
         "waiting",
         "weight",
@@ -233,6 +240,9 @@ class BackendState:
         self.failures = 0
         self.latency: float | None = None
         self.health = Health()
+        self.failed_in_a_row = 0
+        self.told = False
+        self.told_at = -math.inf
         self.tied = False
         self.guarded = False  # a pick has to ask first: a trial is due, or there is a limit
         self.clock = clock

@@ -27,6 +27,8 @@ from lbclient.core.waiting import Queue
 
 ASK_FOR_TIME = frozenset({429, 503})
 BEATEN_TIMEOUTS = 5  # connect timeouts for which the loser of a race to connect is left alone
+TOLD_AFTER = 5  # failures in a row: where nobody is ejected, the log has it when somebody would have been
+TOLD_EVERY = 10.0  # seconds, at most: some fail by turns
 LATENCY_SHARE = 0.2  # of the newest answer in the status's moving average
 _FIRST_OVERLOAD = 429  # no lower status says anything against a backend, unless the caller says which do
 _CHECKS = (Check.UNKNOWN, Check.PASSING, Check.FAILING)
@@ -104,8 +106,12 @@ class Learning(Membership):
                 ticket.answer = Answer.OVERLOAD if overload else Answer.GOOD
                 seen = state.latency
                 state.latency = latency if seen is None else seen + LATENCY_SHARE * (latency - seen)
+                if state.failed_in_a_row:
+                    self._answers_again(state, now)
             if failed or overload or ticket.trial:
                 self._judge(ticket, now, failed, overload, f"status {status}")
+            if failed:
+                self._fails(state, now, f"status {status}")
             if retry_after and self._holds is not None and policy.retry_after and status in ASK_FOR_TIME:
                 everybody, why = self._states.values(), "it sent Retry-After"
                 self._took_effect(state, now, self._holds.hold(ticket, everybody, now, retry_after, why))
@@ -143,6 +149,7 @@ class Learning(Membership):
                 alone = kind == "connect" and took >= self._connect_timeout
                 why = f"no connection within {took:.1f} s" if alone else str(kind)
                 self._judge(ticket, now, True, why=why, alone=alone)
+                self._fails(state, now, why)
             elif kind is None or answer is not None:
                 state.successes += 1
                 if kind is None and answer is Answer.GOOD and self._outliers is not None:
@@ -198,6 +205,24 @@ class Learning(Membership):
         observed = self._snapshot.observed
         if observed is not None:
             observed(state, latency, failed, now)
+
+    def _fails(self, state: BackendState, now: float, why: str) -> None:
+        """A request failed: where nobody is ejected, nothing else would say in the log that a backend is gone."""
+        if self._outliers is not None:
+            return
+        state.failed_in_a_row += 1
+        if state.failed_in_a_row >= TOLD_AFTER and not state.told and now >= state.told_at + TOLD_EVERY:
+            state.told, state.told_at = True, now
+            self._log(
+                logging.WARNING, "%d failures in a row, the last: %s", state, state.failed_in_a_row, why
+            )
+
+    def _answers_again(self, state: BackendState, now: float) -> None:
+        if state.told:
+            words = "answers again: after %.1f s and %d failures in a row"
+            self._log(logging.INFO, words, state, now - state.told_at, state.failed_in_a_row)
+        state.failed_in_a_row = 0
+        state.told = False
 
     def _judge(
         self,

@@ -8,7 +8,7 @@ import pytest
 
 from lbclient import NoBackendAvailable, PassiveHealth, TcpProbe
 from lbclient.core.health import Check, Health, Passive, Window
-from tests.core.pools import A, B, C, eject, fail, make_pool, of, shares, succeed
+from tests.core.pools import A, B, C, eject, fail, make_pool, of, others, shares, succeed
 
 # Ejection
 
@@ -377,6 +377,37 @@ def test_one_that_fails_every_second_request_is_ejected_from_a_small_pool(count:
         fail(pool, urls[0])
         succeed(pool, urls[0])
     assert [of(pool, url).ejected for url in urls] == [True] + [False] * (count - 1)
+
+
+# Where nobody is ejected
+
+
+def test_who_fails_all_the_time_is_in_the_log_and_so_is_its_return(caplog: pytest.LogCaptureFixture) -> None:
+    pool, clock = make_pool(passive=None)
+    caplog.set_level("INFO", "lbclient")
+    fail(pool, A, 4)
+    succeed(pool, A)
+    fail(pool, A, 4)
+    assert not caplog.messages
+    pool.pick(exclude=others(pool, A)).failed("connect")
+    fail(pool, A, 7)
+    clock.advance(2)
+    succeed(pool, A, 2)
+    assert caplog.messages == [
+        f"default: {A} 5 failures in a row, the last: connect",
+        f"default: {A} answers again: after 2.0 s and 12 failures in a row",
+    ]
+
+
+def test_who_fails_by_turns_is_not_in_the_log_all_the_time(caplog: pytest.LogCaptureFixture) -> None:
+    pool, clock = make_pool(passive=None)
+    caplog.set_level("INFO", "lbclient")
+    for _ in range(100):  # 20 s
+        fail(pool, A, 6)
+        clock.advance(0.2)
+        succeed(pool, A)
+    assert len(caplog.messages) == 4
+    assert "5 failures in a row, the last: status 500" in caplog.messages[0]
 
 
 # Fail open, panic
