@@ -47,7 +47,7 @@ class Trust:
     __slots__ = ("_all", "_known", "_networks", "_unix")
 
     def __init__(self, trusted: Iterable[str]) -> None:
-        if isinstance(trusted, (str, bytes)):
+        if isinstance(trusted, (str, bytes)) or not isinstance(trusted, Iterable):
             raise TypeError(f"trusted is {trusted!r}; write a collection: {_WRITE}")
         self._networks: list[_Network] = []
         self._all = self._unix = False

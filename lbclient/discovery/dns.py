@@ -14,7 +14,7 @@ import anyio
 
 from lbclient._async.background import Wake
 from lbclient.core.backend import Backend
-from lbclient.core.checks import check_number
+from lbclient.core.checks import check_number, check_whole
 from lbclient.core.source import Said, Source, Trouble
 from lbclient.discovery.lookups import (
     FAMILIES,
@@ -82,6 +82,12 @@ class Dns(Source):
         if self._srv and port is not None:
             raise ValueError(
                 f"port is {port!r}; {name} is looked up as SRV records, which have ports of their own"
+            )
+        if port is not None:
+            check_whole("port", port, at_least=1, at_most=65535)
+        elif not self._srv and scheme in ("tcp", "udp"):
+            raise ValueError(
+                f"port is None, and {scheme} has no usual one; write a whole number from 1 to 65535"
             )
         if family not in FAMILIES:
             raise ValueError(f"family is {family!r}; write one of {', '.join(FAMILIES)}")

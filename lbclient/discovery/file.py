@@ -47,6 +47,8 @@ class File(Source):
         interval: float = 1.0,
         settle: float = 0.05,
     ) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path is {path!r}; write the path of a file, like 'backends.yaml'")
         self._path = Path(path)
         if format is None:
             format = format_of(self._path)  # noqa: A001

@@ -27,7 +27,7 @@ import anyio.to_thread
 import httpx
 
 from lbclient.core.backend import Backend
-from lbclient.core.checks import check_flag, check_number
+from lbclient.core.checks import check_flag, check_number, check_whole
 from lbclient.core.source import Said, Trouble
 from lbclient.discovery.kubernetes_api import Access, of_kubeconfig, of_service_account
 from lbclient.discovery.list_watch import ListWatch
@@ -180,6 +180,8 @@ class Kubernetes(ListWatch[Session, Slices]):
             raise ValueError(f"service is {service!r}; write its name, or 'namespace/name'")
         if port is not None and (isinstance(port, bool) or not isinstance(port, (int, str))):
             raise TypeError(f"port is {port!r}; write the name or the number of the endpoints' port")
+        if isinstance(port, int):
+            check_whole("port", port, at_least=1, at_most=65535)
         if family not in FAMILIES:
             raise ValueError(f"family is {family!r}; write one of {', '.join(FAMILIES)}")
         if server is None and token is not None:

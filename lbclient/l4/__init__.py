@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from lbclient.core.checks import check_number
 from lbclient.core.deploy import DrainReport, Guard, SwapReport
 from lbclient.core.members import BackendLike
 from lbclient.core.pool import Pool
@@ -71,16 +72,19 @@ async def probing(pool: Pool) -> AsyncGenerator[None, None]:
             await fleet.part()
 
 
-async def wait_until_ready(pool: Pool, timeout: float = 10.0) -> None:
+async def wait_until_ready(pool: Pool, timeout: float | None = 10.0) -> None:
     """Wait for the first probe result of every backend.
 
     Args:
         pool: Whose; a pool without a probe is ready.
-        timeout: Seconds.
+        timeout: Seconds; None for as long as it takes.
 
     Raises:
+        ValueError, TypeError: `timeout` is no number of 0 or more.
         TimeoutError: Some backend is still unknown; the message names it.
     """
+    if timeout is not None:
+        check_number("timeout", timeout, at_least=0)
     await fleet_of(pool).wait_until_ready(timeout)
 
 

@@ -339,6 +339,7 @@ def test_unix_sockets(serve: Serve, servers: SharedServers, tmp_path: Path) -> N
     ("options", "words"),
     [
         ({"trusted": "10.0.0.0/8"}, "write a collection"),
+        ({"trusted": None}, "trusted is None; write a collection"),
         ({"trusted": ["everybody"]}, "write addresses and networks"),
         ({"client_from": "x-real-ip"}, "'x-forwarded-for' or 'forwarded'"),
         ({"via": "two words"}, "write a name"),

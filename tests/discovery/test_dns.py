@@ -309,8 +309,9 @@ def test_what_needs_dnspython_says_what_to_install(name: str, options: dict[str,
         (("",), {}, "name is ''"),
         (("_http._tcp.shop.test", 80), {}, "SRV records, which have ports of their own"),
         (("a", 80), {"family": "ipv5"}, "family is 'ipv5'; write one of any, ipv4"),
-        (("a", 0), {}, "port 0"),
-        (("a",), {"scheme": "tcp"}, "port 0"),
+        (("a", 0), {}, "port is 0; write a whole number from 1 to 65535"),
+        (("a", "80"), {}, "port is '80'; write a whole number from 1 to 65535"),
+        (("a",), {"scheme": "tcp"}, "port is None, and tcp has no usual one"),
         (("a",), {"scheme": "ftp"}, "scheme 'ftp'"),
         (("a",), {"floor": 0}, "floor is 0"),
         (("a",), {"floor": 5, "ceiling": 1}, "ceiling is 1"),
@@ -323,7 +324,7 @@ def test_what_needs_dnspython_says_what_to_install(name: str, options: dict[str,
     ],
 )
 def test_bad_arguments_are_worded(arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         Dns(*arguments, **options)
 
 

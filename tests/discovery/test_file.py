@@ -165,6 +165,8 @@ def test_the_format_follows_the_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in none of .json, .toml, .yaml, .yml; write format="):
         File(tmp_path / "fleet.conf")
     File(tmp_path / "fleet.conf", format="toml")
+    with pytest.raises(TypeError, match=r"path is None; write the path of a file, like 'backends.yaml'"):
+        File(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="format is 'xml'; write 'yaml', 'json' or 'toml'"):
         File(tmp_path / "fleet.xml", format="xml")
     with pytest.raises(ValueError, match="interval is 0"):

@@ -547,6 +547,7 @@ def test_what_is_not_supported_is_said(tmp_path: Path, monkeypatch: pytest.Monke
         (("/shop",), {}, "write its name"),
         (("a/b/c",), {}, "write its name"),
         (("shop", True), {}, "write the name or the number"),
+        (("shop", 0), {}, "port is 0; write a whole number from 1 to 65535"),
         (("shop",), {"family": "ipv5"}, "write one of any, ipv4"),
         (("shop",), {"token": "x"}, "token belongs to server"),
         (("shop",), {"server": "10.0.0.1"}, "has no scheme"),

@@ -795,6 +795,8 @@ async def test_connecting_starts_the_probes_in_a_thread_until_close(raw_server: 
     pool = Pool([tcp(server)], probe=TcpProbe(interval=0.05, timeout=0.05))
     stream = await connect(pool)
     assert fleet_of(pool).probing
+    with pytest.raises(TypeError, match="timeout is '10'; write a number of 0 or more"):
+        await wait_until_ready(pool, "10")  # type: ignore[arg-type]
     await wait_until_ready(pool)
     names = [thread.name for thread in threading.enumerate()]
     assert any("probes of pool" in name for name in names)
