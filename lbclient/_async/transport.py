@@ -397,9 +397,8 @@ class _RequestFacts(Facts):
         self.method = request.method
         self.headers = headers
         options: Mapping[str, object] | None = request.extensions.get("lbclient")
-        if options is not None and not isinstance(
-            options, (dict, Mapping)
-        ):  # an ABC is asked last: it is slow
+        # An ABC takes its time to answer, and is asked last.
+        if options is not None and not isinstance(options, (dict, Mapping)):
             raise TypeError(
                 f'request.extensions["lbclient"] is {options!r}; write a dict, like {{"key": "tenant-7"}}'
             )
