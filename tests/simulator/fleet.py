@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,12 +14,14 @@ from typing import Any
 
 import httpx
 
-from lbclient import AsyncBalancedTransport, Pool
+from lbclient import AsyncBalancedTransport, Pool, Retry
 from lbclient.simulator import Exponential, Scenario
 from lbclient.simulator.engine import poisson
 from lbclient.simulator.result import quantile
 
 ROOT = Path(__file__).parents[2]
+BEFORE_RETRIES = Retry(stop=lambda _: True)
+"""Requests are such as would be sent again, as those of the simulator are, and none is, so that failures show."""
 
 
 @dataclass
@@ -27,13 +30,13 @@ class Seen:
 
     Attributes:
         latencies: Seconds, of those that succeeded after the warm-up.
-        failures: How many failed after it.
+        failures: How many failed after it, by method.
         served: Per server, when its requests began, and whether they succeeded.
         late: Seconds by which the generator was behind at worst.
     """
 
     latencies: list[float] = field(default_factory=list[float])
-    failures: int = 0
+    failures: Counter[str] = field(default_factory=Counter[str])
     served: list[list[tuple[float, bool]]] = field(default_factory=list[list[tuple[float, bool]]])
     late: float = 0.0
 
@@ -43,7 +46,8 @@ class Seen:
 
     @property
     def failed(self) -> float:
-        return self.failures / (self.failures + len(self.latencies))
+        failures = self.failures.total()
+        return failures / (failures + len(self.latencies))
 
 
 def as_json(scenario: Scenario) -> dict[str, Any]:
@@ -57,6 +61,7 @@ def as_json(scenario: Scenario) -> dict[str, Any]:
         "warm_up": scenario.warm_up,
         "sharing": scenario.sharing,
         "work": {"kind": "exponential", "mean": scenario.work.mean},
+        "once": scenario.once,
         "changes": [{"kind": type(one).__name__.lower(), **asdict(one)} for one in scenario.changes],
     }
 
@@ -89,21 +94,31 @@ def stubs(scenario: Scenario, processes: int = 4) -> Iterator[list[int]]:
 
 
 async def play_for_real(
-    scenario: Scenario, algorithm: str, ports: list[int], *, clients: int, seed: int, processes: int = 4
+    scenario: Scenario,
+    algorithm: str,
+    ports: list[int],
+    *,
+    clients: int,
+    seed: int,
+    processes: int = 4,
+    retry: Retry = BEFORE_RETRIES,
 ) -> Seen:
-    """The very requests that the simulator would make with this seed, through `AsyncBalancedTransport`s."""
+    """The very requests that the simulator would make with this seed, through `AsyncBalancedTransport`s.
+
+    What may be sent only once is a POST.
+    """
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     numbers = {url: number for number, url in enumerate(urls)}
     joining = [n for n, server in enumerate(scenario.servers) if server.joins]
     first = [url for url, server in zip(urls, scenario.servers, strict=True) if not server.joins]
     options: dict[str, Any] = {} if algorithm == "adaptive" else {"passive": None}
     pools = [
-        Pool(first, name=f"client-{n}", algorithm=algorithm, retry=None, rng=Random(seed + n), **options)
+        Pool(first, name=f"client-{n}", algorithm=algorithm, retry=retry, rng=Random(seed + n), **options)
         for n in range(clients)
     ]
     seen = Seen(served=[[] for _ in urls])
     loop = asyncio.get_running_loop()
-    which = Random(seed * 7 + 3).random
+    which, draw = Random(seed * 7 + 3).random, Random(seed * 11 + 5).random
     async with httpx.AsyncClient() as plain:
         for port in ports[:processes]:
             (await plain.get(f"http://127.0.0.1:{port}/begin")).raise_for_status()
@@ -114,9 +129,9 @@ async def play_for_real(
         for pool in pools:
             loop.call_later(scenario.servers[number].joins, pool.add, urls[number])
 
-    async def ask(client: httpx.AsyncClient, at: float, work: float) -> None:
+    async def ask(client: httpx.AsyncClient, method: str, at: float, work: float) -> None:
         try:
-            response = await client.get(f"http://pool/{work:.6f}")
+            response = await client.request(method, f"http://pool/{work:.6f}")
         except httpx.TransportError as exc:
             good, url = False, exc.lbclient.backend  # type: ignore[attr-defined]
         else:
@@ -127,7 +142,7 @@ async def play_for_real(
         if good:
             seen.latencies.append(loop.time() - began - at)
         else:
-            seen.failures += 1
+            seen.failures[method] += 1
 
     asked: set[asyncio.Task[None]] = set()
     for at, work in poisson(scenario, seed):
@@ -135,7 +150,8 @@ async def play_for_real(
         if pause > 0:
             await asyncio.sleep(pause)
         seen.late = max(seen.late, loop.time() - began - at)
-        task = loop.create_task(ask(limits[int(which() * clients)], at, work))
+        method = "POST" if draw() < scenario.once else "GET"
+        task = loop.create_task(ask(limits[int(which() * clients)], method, at, work))
         asked.add(task)
         task.add_done_callback(asked.discard)
     await asyncio.gather(*asked)

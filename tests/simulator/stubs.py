@@ -18,7 +18,7 @@ from lbclient.simulator import Failing, Scenario, Speed
 from lbclient.simulator.servers import ModelServer, QueueingServer, SharingServer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\nno"
+FAILED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno"
 
 
 class Job:

@@ -1,17 +1,19 @@
 """Real sockets agree with the simulator: twenty servers in their own processes, the same requests, five algorithms.
 
-python -m pytest tests/soak/test_adaptive_sockets.py -s      # seven minutes; prints what docs/adaptive.md shows
+python -m pytest tests/soak/test_adaptive_sockets.py -s      # ten minutes; prints what docs/adaptive.md shows
 
 The servers are the simulator's models behind sockets (`tests/simulator/stubs.py`), and so slow that a machine of two
 cores is nowhere near its limits. What may differ is what is real: sockets, the event loop, lbclient's transport.
 """
 
 import asyncio
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import pytest
 
+from lbclient import Retry
 from lbclient.simulator import Scenario, simulate
 from tests.simulator.fleet import Seen, play_for_real, stubs
 from tests.simulator.scaled import SCALED
@@ -21,7 +23,8 @@ CLIENTS = 5
 TELLING = 1.3  # a p99 of some thousand requests is known to a tenth; who is closer than this has no order
 AGREES = 0.25
 SINKHOLE = 0.0025
-RECOVERED = {"sinkhole": (3, 14.0), "stall": (3, 13.0)}  # which server, and when
+LOST = 0.0005
+RECOVERED = {"sinkhole": (3, 14.0), "busy-sinkhole": (3, 14.0), "stall": (3, 13.0)}  # which server, and when
 
 
 @pytest.mark.timeout(500)
@@ -52,7 +55,19 @@ def test_the_order_of_the_algorithms_is_that_of_the_simulator(scenario: Scenario
     if scenario.name in RECOVERED:
         first, half = recovery(real["adaptive"], *RECOVERED[scenario.name])
         print(f"{scenario.name}: first answer after {first:.1f} s, half of its share after {half:.1f} s")
-        assert half - first <= 1.0
+        assert half - first <= 1.5  # each of the five has to find out by itself
+        if scenario.name == "busy-sinkhole":
+            assert half <= 2.0  # one in a hundred; most are within one
+
+
+@pytest.mark.timeout(100)
+def test_nothing_is_lost_that_may_be_sent_again_and_hardly_anything_else() -> None:
+    scenario = replace(SCALED["busy-sinkhole"], once=0.5)
+    with stubs(scenario) as ports:
+        seen = asyncio.run(play_for_real(scenario, "adaptive", ports, clients=CLIENTS, seed=1, retry=Retry()))
+    print(f"{len(seen.latencies)} answers, lost: {dict(seen.failures)}, p99 {seen.p99 * 1e3:.0f} ms")
+    assert seen.failures["GET"] == 0
+    assert seen.failures["POST"] <= LOST * len(seen.latencies)
 
 
 def recovery(seen: Seen, server: int, at: float) -> tuple[float, float]:
