@@ -21,7 +21,7 @@ from tests.conftest import MakeRawServer, SharedServers
 from tests.servers.raw import Connection
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVERS = ("http://10.0.0.5:8080", "http://10.0.0.6:8080")
 
 
@@ -240,6 +240,13 @@ def test_the_scenario_can_be_simulated(tmp_path: Path) -> None:
 
 
 # Prose
+
+
+def test_every_example_is_listed_by_its_first_words() -> None:
+    listed = (ROOT / "examples" / "README.md").read_text()
+    for path in sorted((ROOT / "examples").glob("[a-z]*.py")):
+        words = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].replace("\n", " ")
+        assert f"| [{path.stem}]({path.name}) | {words} |\n" in listed
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
