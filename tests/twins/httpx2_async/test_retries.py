@@ -20,13 +20,14 @@ from lbclient import (
     NoBackendAvailable,
     Record,
     Retry,
+    RetryBudget,
 )
 from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.backend import Backend
 from lbclient.httpx2 import AsyncBalancedTransport
 from lbclient.httpx2._async.network import CountedStream, open_stream
 from tests.conftest import MakeRawServer
-from tests.servers import Connection
+from tests.servers import Connection, free_port
 from tests.servers.raw import after, after_request, full_backlog, reply, reset, respond, stall
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +88,22 @@ async def test_who_has_failed_is_tried_by_what_can_be_sent_again(raw_server: Mak
             estimate.trial = 0.0  # from now on
             served.append(record(await http.put("/", content=content)).backend)
         assert served == [good.url, healed.url]
+
+
+async def test_what_was_never_sent_costs_the_budget_nothing(raw_server: MakeRawServer) -> None:
+    nobody, good = f"http://127.0.0.1:{free_port()}", raw_server(respond())
+    broke = Retry(budget=RetryBudget(ratio=0, min_per_second=0))
+    async with client(first(nobody, good.url, retry=broke)) as http:
+        assert record(await http.post("/", content=b"x")).backend == good.url
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        if request.url.host == "a":
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(200)
+
+    inner = first("http://a", "http://b", retry=broke, inner=lambda backend: httpx2.MockTransport(refuse))
+    async with client(inner) as http:
+        assert record(await http.post("/", content=b"x")).backend == "http://b"
 
 
 async def test_what_broke_before_anything_was_sent_goes_elsewhere_whatever_its_method(

@@ -19,6 +19,7 @@ from lbclient import (
     NoBackendAvailable,
     Record,
     Retry,
+    RetryBudget,
 )
 from lbclient._sync import blocking as anyio
 from lbclient.core.algorithms.fading import Estimate
@@ -26,7 +27,7 @@ from lbclient.core.backend import Backend
 from lbclient.httpx2 import BalancedTransport
 from lbclient.httpx2._sync.network import CountedStream, open_stream
 from tests.conftest import MakeRawServer
-from tests.servers import Connection
+from tests.servers import Connection, free_port
 from tests.servers.raw import after, after_request, full_backlog, reply, reset, respond, stall
 
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
@@ -85,6 +86,22 @@ def test_who_has_failed_is_tried_by_what_can_be_sent_again(raw_server: MakeRawSe
             estimate.trial = 0.0  # from now on
             served.append(record(http.put("/", content=content)).backend)
         assert served == [good.url, healed.url]
+
+
+def test_what_was_never_sent_costs_the_budget_nothing(raw_server: MakeRawServer) -> None:
+    nobody, good = f"http://127.0.0.1:{free_port()}", raw_server(respond())
+    broke = Retry(budget=RetryBudget(ratio=0, min_per_second=0))
+    with client(first(nobody, good.url, retry=broke)) as http:
+        assert record(http.post("/", content=b"x")).backend == good.url
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        if request.url.host == "a":
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(200)
+
+    inner = first("http://a", "http://b", retry=broke, inner=lambda backend: httpx2.MockTransport(refuse))
+    with client(inner) as http:
+        assert record(http.post("/", content=b"x")).backend == "http://b"
 
 
 def test_what_broke_before_anything_was_sent_goes_elsewhere_whatever_its_method(
