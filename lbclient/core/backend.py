@@ -200,7 +200,6 @@ class BackendState:
         latency: Moving average of the time to the response headers, in seconds; None before the first answer.
         health: The three facts its status is derived from.
         clock: The pool's clock, for an algorithm that ages its numbers.
-        shown: Whether its latest failure was a response that nobody is asked for again, so that callers see such.
         failed_in_a_row: Requests that failed since the last success, in a pool that ejects nobody.
         told: Whether the log has it that they are many.
         told_at: When it last had.
@@ -220,7 +219,6 @@ class BackendState:
         "memory",
         "picks",
         "scale",
-        "shown",
         "successes",
         "tied",
         "told",
@@ -237,7 +235,6 @@ class BackendState:
         self.in_flight = 0
         self.scale: Scale | None = None
         self.waiting: list[float] = []
-        self.shown = False
         self.picks = 0
         self.successes = 0
         self.failures = 0

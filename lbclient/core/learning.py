@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from random import Random
 
@@ -46,7 +46,6 @@ class Learning(Membership):
         probe: Whose thresholds probe results go by.
         passive: When live requests take a backend out; None for never.
         heeds: Whether `Retry-After` holds a backend back also where there is no passive health.
-        asked_again: The statuses that are asked for again elsewhere; None where nothing is.
         connect_timeout: Seconds that connecting may take.
         max_pending: Requests that may wait for room; None where nothing is limited.
         clock: Seconds that never go back.
@@ -63,7 +62,6 @@ class Learning(Membership):
         probe: HttpProbe | TcpProbe | None,
         passive: PassiveHealth | None,
         heeds: bool,
-        asked_again: Collection[int] | None,
         connect_timeout: float,
         max_pending: int | None,
         clock: Callable[[], float],
@@ -75,7 +73,6 @@ class Learning(Membership):
         self.queue = None if max_pending is None else Queue(name, max_pending)
         if self.queue is not None:
             self.subscribe(self.queue.stir)
-        self._asked_again = asked_again
         self._connect_timeout = connect_timeout
         self._in_flight = 0
         self._abandoned: deque[Ticket] = deque()
@@ -105,7 +102,6 @@ class Learning(Membership):
             if failed:
                 ticket.answer = Answer.FAILURE
                 state.failures += 1
-                state.shown = self._asked_again is not None and status not in self._asked_again
             else:
                 ticket.answer = Answer.OVERLOAD if overload else Answer.GOOD
                 seen = state.latency
@@ -146,7 +142,6 @@ class Learning(Membership):
                 pass  # its status has been charged
             elif kind in BACKEND_S_FAULT:
                 state.failures += 1
-                state.shown = False
                 now = self.clock()
                 took = now - ticket.started if latency is None else latency
                 self._observe(state, took, True, now)

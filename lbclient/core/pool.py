@@ -176,7 +176,6 @@ class Pool(Learning):
             passive=passive_of(passive, self.algorithm),
             # Retry-After is the server's own word: it is honoured where nobody is ejected, unless that was asked for.
             heeds=passive is LEFT_OUT,
-            asked_again=None if retry is None else retry.statuses,
             connect_timeout=self.connect.connect_timeout,
             max_pending=max_pending if limited else None,
             clock=clock,
@@ -251,8 +250,8 @@ class Pool(Learning):
             exclude: URLs not to pick, because they were tried: a collection, not one of them.
             place: In the pool's queue, for those who have waited there.
             cost: What the ticket weighs in what is in flight; >= 1.
-            again: Says whether the request would be sent again if it failed. Asked (with the pool's lock held) only
-                where the algorithm has somebody to try, and leaves that to those that would; None: it would.
+            again: Says whether the request would be sent again if it failed. Asked only where the algorithm has
+                somebody to try, and leaves that to those; None: it would.
 
         Raises:
             PoolFull: A `NoBackendAvailable`: somebody could be picked if it were not for the limits.

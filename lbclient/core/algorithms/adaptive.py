@@ -38,9 +38,8 @@ trial, or the first request after its charge had faded, is charged with nothing 
 
 A trial is left to a request that would be sent again if it failed, so that no caller sees it fail: not to a POST, or
 where retries are off. Where a client sends nothing else there are no trials, and whoever failed has to wait until its
-charge has faded; and so it has where it failed with a response that is not asked for again, like a 500. Requests that
-are sent once also pass over whoever has failed and not answered since, and of a trial's answer they want 20 more for a
-proof; but for half a `tau` only, in case that nobody comes by who would be sent again.
+charge has faded. Such requests also pass over whoever has failed and not answered since, and of a trial's answer they
+want 20 more for a proof; but for half a `tau` only, in case that nobody comes by who would be sent again.
 
 **Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + d W ** -0.5`: of many that are
 noise, the least is too good to be true. `d` is 0.8; where the standard deviation of answers, `s`, is below 0.7 means,
@@ -346,7 +345,7 @@ class AdaptivePicker:
         if costs is not None:
             self.costs = costs
         fleet.overlap += OVERLAP_SHARE * (overlap - fleet.overlap)
-        if trial is not None and (again is None or (not trial.state.shown and again())):
+        if trial is not None and (again is None or again()):
             fleet.trial = turn + TRIAL_COSTS * FAILURE_COSTS
             trial.trial = math.inf
             trial.trying = True

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lbclient import Backend, CookieAffinity, Facts, HttpProbe, PassiveHealth, Pool, Retry
+from lbclient import Backend, CookieAffinity, Facts, HttpProbe, PassiveHealth, Pool
 from lbclient.algorithms import Adaptive, Shadow
 from lbclient.core.algorithms.adaptive import SPARED
 from lbclient.core.algorithms.fading import Estimate
@@ -265,12 +265,12 @@ def test_a_retry_is_no_trial() -> None:
     assert pool.pick().backend.url == A
 
 
-def due_for_a_trial(*backends: str | Backend, status: int = 503, **options: Any) -> tuple[Pool, FakeClock]:
+def due_for_a_trial(*backends: str | Backend, **options: Any) -> tuple[Pool, FakeClock]:
     """A has failed, and the next request would try it."""
     pool, clock = pool_of(*backends, **options)
     failing(pool, clock, 1000, 0.001)
     for _ in range(20):
-        pool.pick(exclude=others(pool, A)).succeeded(0.001, status)
+        pool.pick(exclude=others(pool, A)).succeeded(0.001, 500)
     estimate = pool.state(A).memory["adaptive"]
     assert isinstance(estimate, Estimate)
     estimate.trial = 0.0
@@ -295,18 +295,6 @@ def test_a_trial_is_left_to_a_request_that_would_be_sent_again(beside: str) -> N
     gets = Counter(first_of(pool, clock, "GET") for _ in range(90))
     assert gets[A] >= 20
     assert A in {first_of(pool, clock, "POST") for _ in range(50)}
-
-
-def test_who_fails_with_what_callers_get_to_see_has_to_wait_as_well() -> None:
-    shown, clock = due_for_a_trial(status=500)
-    assert A not in {first_of(shown, clock, "GET") for _ in range(50)}
-    shown.pick(exclude=others(shown, A)).failed("reset", 0.001)  # which another attempt follows
-    estimate = shown.state(A).memory["adaptive"]
-    assert isinstance(estimate, Estimate)
-    estimate.trial = 0.0
-    assert first_of(shown, clock, "GET") == A
-    asked, clock = due_for_a_trial(status=500, retry=Retry(statuses={500}))
-    assert first_of(asked, clock, "GET") == A
 
 
 def test_a_trial_of_another_priority_is_left_as_well() -> None:
@@ -505,7 +493,7 @@ def test_the_record_of_a_trial_says_that_it_is_one() -> None:
     pool, clock = pool_of()
     failing(pool, clock, 1000, 0.001)
     for _ in range(20):
-        pool.pick(exclude=[B, C]).succeeded(0.001, 503)
+        pool.pick(exclude=[B, C]).succeeded(0.001, 500)
     estimate = pool.state(A).memory["adaptive"]
     assert isinstance(estimate, Estimate)
     reasons: list[str] = []

@@ -73,7 +73,7 @@ def test_who_has_failed_is_tried_by_what_can_be_sent_again(raw_server: MakeRawSe
     transport = BalancedTransport([healed.url, good.url])
     pool = transport.pools["default"]
     for _ in range(4):
-        pool.pick(exclude=[good.url]).succeeded(0.001, 503)
+        pool.pick(exclude=[good.url]).succeeded(0.001, 500)
     estimate = pool.state(healed.url).memory["adaptive"]
     assert isinstance(estimate, Estimate)
 
