@@ -129,6 +129,8 @@ class Attempts:
         """
         pool = self.pool
         affinity = pool.affinity
+        # Without retries all requests are alike.
+        again = self.would_follow if pool.most_attempts > 1 else None
         ticket = None
         if affinity is not None:
             url = affinity.tie(self._facts, pool.ties(), self._now)
@@ -136,7 +138,7 @@ class Attempts:
             self._tied = None if ticket is None else url
         if ticket is None:
             try:
-                ticket = pool.pick(self.key, place=place, cost=self._cost, again=self.would_follow)
+                ticket = pool.pick(self.key, place=place, cost=self._cost, again=again)
             except NoBackendAvailable:
                 self.skipped = pool.skipped()
                 raise

@@ -250,8 +250,8 @@ class Pool(Learning):
             exclude: URLs not to pick, because they were tried: a collection, not one of them.
             place: In the pool's queue, for those who have waited there.
             cost: What the ticket weighs in what is in flight; >= 1.
-            again: Says whether the request would be sent again if it failed. Asked only where the algorithm has
-                somebody to try, and leaves that to those; None: it would.
+            again: Says whether the request would be sent again if it failed. Asked (with the pool's lock held) only
+                where the algorithm has somebody to try, which is left to those that would; None where all are alike.
 
         Raises:
             PoolFull: A `NoBackendAvailable`: somebody could be picked if it were not for the limits.

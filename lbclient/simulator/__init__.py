@@ -71,10 +71,8 @@ def simulate(
         clients: How many, each with a pool of its own; every request is one of them's at random.
         seed: Of everything that is random. The requests are the same for every algorithm.
         reports: Whether servers say how much they have in flight (`X-LB-Inflight`).
-        retry: When requests are sent again; None (unlike a pool's default) for never, so that failures show. They are
-            picked for as requests that would be, but for the scenario's share of those that may be sent only `once`.
-        hedge: When slow requests are copied; None for never. With it, and no `retry`, all are requests that are sent
-            once.
+        retry: When requests are sent again; None (unlike a pool's default) for never, so that failures show.
+        hedge: When slow requests are copied; None for never.
         arrivals: (second, seconds of work) of each request, in order, instead of the scenario's own.
         progress: Told how much of it is done, 0 to 1.
         pool_options: More arguments of the clients' pools.

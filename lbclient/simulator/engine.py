@@ -300,15 +300,15 @@ class Clients:
         pools = self.pools
         pool = pools[int(self._random() * len(pools))]
         self._log.began()
-        once = self._once > 0 and self._draw() < self._once
         if self._plans:
+            once = self._once > 0 and self._draw() < self._once
             call = Call(pool.attempts(_ONCE if once else _AGAIN))
             self._attempt(call, call.plan.first(), now, work)
             delay = call.plan.hedge_delay()
             if delay is not None:
                 self._world.at(now + delay, self._copy, (call, now, work))
             return
-        request = Request(pool.pick(again=_never if once else None), now, work, None)
+        request = Request(pool.pick(), now, work, None)
         self._watch(request, now)
         self._world.send(request)
 
@@ -410,10 +410,6 @@ class Clients:
 
 
 _AGAIN, _ONCE = Facts("GET"), Facts("POST")
-
-
-def _never() -> bool:
-    return False
 
 
 def _options_of(options: dict[str, Any], number: int, count: int) -> dict[str, Any]:

@@ -117,8 +117,7 @@ class Scenario:
         changes: What happens when.
         antagonist: Others on the same machines.
         about: A sentence.
-        once: The share of requests that may be sent only once, like a POST: 0 to 1. The others would be sent again,
-            and so may try a server that has failed, also where there are no retries to show it.
+        once: The share of requests that may be sent only once, like a POST: 0 to 1.
     """
 
     name: str

@@ -20,8 +20,6 @@ from lbclient.simulator.engine import poisson
 from lbclient.simulator.result import quantile
 
 ROOT = Path(__file__).parents[2]
-BEFORE_RETRIES = Retry(stop=lambda _: True)
-"""Requests are such as would be sent again, as those of the simulator are, and none is, so that failures show."""
 
 
 @dataclass
@@ -101,7 +99,7 @@ async def play_for_real(
     clients: int,
     seed: int,
     processes: int = 4,
-    retry: Retry = BEFORE_RETRIES,
+    retry: Retry | None = None,
 ) -> Seen:
     """The very requests that the simulator would make with this seed, through `AsyncBalancedTransport`s.
 

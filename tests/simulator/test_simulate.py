@@ -158,19 +158,15 @@ def test_retries_hide_what_fails() -> None:
     assert single.failed == pytest.approx(before.failed, abs=0.02)
 
 
-@pytest.mark.parametrize("retry", [None, Retry()], ids=["before retries", "with retries"])
-def test_what_is_sent_once_is_spared_from_trying_who_has_failed(retry: Retry | None) -> None:
+def test_what_is_sent_once_is_spared_from_trying_who_has_failed() -> None:
     scenario = replace(QUICK, seconds=8.0, changes=(Failing(1.0, 3, 1.0),))
     lost: list[int] = []
     for once in (0.0, 0.5, 1.0):
-        result = simulate(replace(scenario, once=once), "adaptive", clients=1, retry=retry)
+        result = simulate(replace(scenario, once=once), "adaptive", clients=1, retry=Retry())
         lost.append(round(result.failed * result.requests))
     again, mixed, only_once = lost
     assert only_once < 20  # those that were under way when it began
-    if retry is None:
-        assert min(again, mixed) > 40
-    else:
-        assert (again, mixed) < (1, 10)
+    assert (again, mixed) < (1, 10)
 
 
 def test_a_copy_of_a_slow_request_helps_when_a_server_is_slow() -> None:

@@ -36,10 +36,11 @@ thirteenth of the time that others take. They are for whoever has failed and not
 failed most of what is remembered; the charges of one that answers, and fails now and then, fade. Whoever answers a
 trial, or the first request after its charge had faded, is charged with nothing any more, and not doubted for 50 rounds.
 
-A trial is left to a request that would be sent again if it failed, so that no caller sees it fail: not to a POST, or
-where retries are off. Where a client sends nothing else there are no trials, and whoever failed has to wait until its
-charge has faded. Such requests also pass over whoever has failed and not answered since, and of a trial's answer they
-want 20 more for a proof; but for half a `tau` only, in case that nobody comes by who would be sent again.
+A trial is left to a request that would be sent again if it failed, so that no caller sees it fail: not to a POST. Where
+a client sends nothing else there are no trials, and whoever failed has to wait until its charge has faded. POSTs also
+pass over whoever has failed and not answered since, and of a trial's answer they want 20 more for a proof; but for half
+a `tau` only, in case that nobody comes by who would be sent again. With retries off all requests are alike, and any of
+them may be a trial.
 
 **Doubt.** Where requests overlap, a cost that stands on little is multiplied by `1 + d W ** -0.5`: of many that are
 noise, the least is too good to be true. `d` is 0.8; where the standard deviation of answers, `s`, is below 0.7 means,

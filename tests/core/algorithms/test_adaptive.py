@@ -8,8 +8,9 @@ from heapq import heappop, heappush
 from typing import Any
 
 import pytest
+from tenacity import stop_after_attempt
 
-from lbclient import Backend, CookieAffinity, Facts, HttpProbe, PassiveHealth, Pool
+from lbclient import Backend, CookieAffinity, Facts, HttpProbe, PassiveHealth, Pool, Retry
 from lbclient.algorithms import Adaptive, Shadow
 from lbclient.core.algorithms.adaptive import SPARED
 from lbclient.core.algorithms.fading import Estimate
@@ -295,6 +296,13 @@ def test_a_trial_is_left_to_a_request_that_would_be_sent_again(beside: str) -> N
     gets = Counter(first_of(pool, clock, "GET") for _ in range(90))
     assert gets[A] >= 20
     assert A in {first_of(pool, clock, "POST") for _ in range(50)}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("retry", [None, Retry(stop=stop_after_attempt(1))])
+def test_without_retries_any_request_is_a_trial(method: str, retry: Retry | None) -> None:
+    pool, clock = due_for_a_trial(retry=retry)
+    assert first_of(pool, clock, method) == A
 
 
 def test_a_trial_of_another_priority_is_left_as_well() -> None:
