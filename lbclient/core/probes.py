@@ -19,9 +19,7 @@ Expect: TypeAlias = str | int | Collection[int]
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 Text: TypeAlias = str | re.Pattern[str] | re.Pattern[bytes]
 
-_METHOD = re.compile(
-    r"[!#$%&'*+\-.^_`|~0-9A-Z]+"
-)  # RFC 9110, section 9.1: told apart by case, and all in upper case
+_METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Z]+")  # RFC 9110, section 9.1: case counts
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?|")
 _PATH = re.compile(r"/[\x21\x22\x24-\x7e]*")  # printable ASCII, no space and no '#'

@@ -27,6 +27,7 @@ Layout = Literal["ketama", "envoy"]
 
 _MOST_POINTS = 2**21  # of a whole ring: 24 MB at most, and some two seconds to sort
 _MOST_POINTS_OF_ONE = 2**18  # its share is exact to 0.2 % then; 0.2 s
+_HUGE = 64  # 2 ** 64 has too many points already: nothing is lost by beginning there
 _IP_HASH_POINTS = 512  # the shares of equal backends are even to about 1 / sqrt(points), 4 %
 
 
@@ -112,10 +113,13 @@ def point_counts(weights: Sequence[float], points: int) -> list[int]:
     because any other factor would change everybody's points, and with them the owners of most keys, whenever the
     set changes.
     """
+    exponent = math.frexp(max(weights))[1]  # the greatest is 2 ** exponent, or half of that
+    if exponent < 1:
+        weights = [math.ldexp(weight, 1 - exponent) for weight in weights]
+    elif exponent > _HUGE:
+        weights = [math.ldexp(weight, _HUGE - exponent) for weight in weights]
     scale = 1.0
     heaviest, total = max(weights) * points, sum(weights) * points
-    while heaviest * scale < points:
-        scale *= 2
     while total * scale > _MOST_POINTS or heaviest * scale > _MOST_POINTS_OF_ONE:
         scale /= 2
     return [max(1, round(weight * scale * points)) for weight in weights]

@@ -53,6 +53,13 @@ def test_two_of_very_different_weights_have_their_shares() -> None:
     assert point_counts([1638, 1], 160) == [1638 * 160, 160], "as NGINX has them"
 
 
+@pytest.mark.parametrize("unit", [5e-324, 1e-310, 1e-300, 2.0**60, 1e30, 8e307])
+def test_points_are_of_relative_weights_whatever_their_size(unit: float) -> None:
+    one, two = point_counts([unit, 2 * unit], 160)
+    assert two == pytest.approx(2 * one, abs=1)
+    assert 80 <= one <= 2**17
+
+
 def test_a_slow_start_moves_only_the_arcs_of_the_one_that_starts() -> None:
     names = tuple(f"10.0.0.{number}:80" for number in range(5))
     before = stable_ring(names, (1.0, 1.0, 1.0, 1.0, 0.1))
