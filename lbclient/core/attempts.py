@@ -151,8 +151,7 @@ class Attempts:
         """Whether another attempt would follow the first if that failed, even with all of the request sent."""
         budget = self.pool.budget
         return (
-            self.pool.retry is not None
-            and self.pool.most_attempts > 1
+            self.pool.most_attempts > 1
             and self.replayable
             and self.idempotent
             and (budget is None or budget.left > 0)

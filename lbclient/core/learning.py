@@ -110,8 +110,6 @@ class Learning(Membership):
                     self._answers_again(state, now)
             if failed or overload or ticket.trial:
                 self._judge(ticket, now, failed, overload, f"status {status}")
-            if failed:
-                self._fails(state, now, f"status {status}")
             if retry_after and self._holds is not None and policy.retry_after and status in ASK_FOR_TIME:
                 everybody, why = self._states.values(), "it sent Retry-After"
                 self._took_effect(state, now, self._holds.hold(ticket, everybody, now, retry_after, why))
@@ -149,7 +147,6 @@ class Learning(Membership):
                 alone = kind == "connect" and took >= self._connect_timeout
                 why = f"no connection within {took:.1f} s" if alone else str(kind)
                 self._judge(ticket, now, True, why=why, alone=alone)
-                self._fails(state, now, why)
             elif kind is None or answer is not None:
                 state.successes += 1
                 if kind is None and answer is Answer.GOOD and self._outliers is not None:
@@ -207,9 +204,7 @@ class Learning(Membership):
             observed(state, latency, failed, now)
 
     def _fails(self, state: BackendState, now: float, why: str) -> None:
-        """A request failed: where nobody is ejected, nothing else would say in the log that a backend is gone."""
-        if self._outliers is not None:
-            return
+        """A request failed where nobody is ejected: nothing else would say in the log that a backend is gone."""
         state.failed_in_a_row += 1
         if state.failed_in_a_row >= TOLD_AFTER and not state.told and now >= state.told_at + TOLD_EVERY:
             state.told, state.told_at = True, now
@@ -237,6 +232,8 @@ class Learning(Membership):
             everybody = self._states.values()
             change = self._outliers.judge(ticket, everybody, now, failed, overload, why, alone)
             self._took_effect(ticket.state, now, change)
+        elif failed:
+            self._fails(ticket.state, now, why)
 
     def _took_effect(self, state: BackendState, now: float, change: Change | None) -> None:
         if change is not None:

@@ -183,7 +183,7 @@ class Scenario:
             for change in _listed("changes", options.get("changes", ()))
         )
         if options.get("antagonist") is not None:
-            options["antagonist"] = _made(Antagonist, options["antagonist"])
+            options["antagonist"] = _made(Antagonist, _mapping(Antagonist, options["antagonist"]))
         return _made(cls, options)
 
 
@@ -209,9 +209,8 @@ def _of_kind(name: str, written: object, kinds: Sequence[type[Any]]) -> Any:
     return _made(kind, options)
 
 
-def _made(kind: type[_Made], written: object) -> _Made:
-    """An object of the arguments in a mapping, or what is wrong with them."""
-    options = _mapping(kind, written)
+def _made(kind: type[_Made], options: Mapping[str, Any]) -> _Made:
+    """An object of these arguments, or what is wrong with them."""
     name = kind.__name__.lower()
     needed = {field.name: field.default is MISSING for field in fields(cast("Any", kind))}
     unknown = ", ".join(str(key) for key in options if key not in needed)

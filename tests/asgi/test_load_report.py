@@ -7,7 +7,7 @@ import httpx
 
 from lbclient import AsyncBalancedTransport, Pool
 from lbclient.asgi import LoadReportMiddleware
-from lbclient.core.algorithms.fading import Estimate
+from tests.core.pools import estimate_of
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -41,7 +41,6 @@ async def test_the_transport_tells_adaptive() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         for _ in range(4):
             await client.get("/")
-    estimate = pool.state("http://one").memory["adaptive"]
-    assert isinstance(estimate, Estimate)
+    estimate = estimate_of(pool, "http://one")
     assert estimate.reported == 1
     assert estimate.fleet.reported == 1

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from lbclient import Backend, BackendStatus, Pool
+from lbclient.core.algorithms.fading import Estimate
 from lbclient.testing import FakeClock
 
 A, B, C = "http://a:1", "http://b:1", "http://c:1"
@@ -38,6 +39,13 @@ def succeed(pool: Pool, url: str, times: int = 1) -> None:
 def eject(pool: Pool, url: str) -> None:
     fail(pool, url, 5)
     assert of(pool, url).ejected
+
+
+def estimate_of(pool: Pool, url: str) -> Estimate:
+    """What `Adaptive` knows of a backend."""
+    estimate = pool.state(url).memory["adaptive"]
+    assert isinstance(estimate, Estimate)
+    return estimate
 
 
 def shares(pool: Pool, picks: int = 300) -> dict[str, int]:

@@ -20,7 +20,6 @@ from anyio.streams.tls import TLSAttribute
 from tenacity import stop_after_attempt
 
 from lbclient import Backend, Connect, KeyAffinity, PassiveHealth, Pool, Retry, TcpProbe, Ticket
-from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.errors import DrainTimeout
 from lbclient.core.errors import NoBackendAvailable as CoreNoBackendAvailable
 from lbclient.core.source import Source
@@ -40,6 +39,7 @@ from lbclient.l4 import (
 from lbclient.l4.fleet import fleet_of
 from lbclient.l4.stream import BackendStream
 from tests.conftest import MakeRawServer
+from tests.core.pools import estimate_of
 from tests.l4.peers import digest_at_the_end, echo, named, tcp
 from tests.servers import free_port, full_backlog
 from tests.servers.raw import after, after_bytes, greet, reset, stall
@@ -205,9 +205,7 @@ async def test_any_connection_tries_who_has_failed(raw_server: MakeRawServer) ->
     pool = Pool([tcp(healed), tcp(good)])
     for _ in range(4):
         pool.pick(exclude=[tcp(good)]).failed("connect", 0.001)
-    estimate = pool.state(tcp(healed)).memory["adaptive"]
-    assert isinstance(estimate, Estimate)
-    estimate.trial = 0.0  # from now on
+    estimate_of(pool, tcp(healed)).trial = 0.0  # from now on
     async with await connect(pool) as stream:
         assert stream.extra(StreamAttribute.backend).url == tcp(healed)
 

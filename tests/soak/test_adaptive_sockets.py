@@ -55,7 +55,7 @@ def test_the_order_of_the_algorithms_is_that_of_the_simulator(scenario: Scenario
     if scenario.name in RECOVERED:
         first, half = recovery(real["adaptive"], *RECOVERED[scenario.name])
         print(f"{scenario.name}: first answer after {first:.1f} s, half of its share after {half:.1f} s")
-        assert half - first <= 1.5  # each of the five has to find out by itself
+        assert half - first <= 1.0
         if scenario.name == "busy-sinkhole":
             assert half <= 2.0  # one in a hundred; most are within one
 

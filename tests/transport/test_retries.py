@@ -23,9 +23,9 @@ from lbclient import (
     RetryBudget,
 )
 from lbclient._async.network import CountedStream, open_stream
-from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.backend import Backend
 from tests.conftest import MakeRawServer
+from tests.core.pools import estimate_of
 from tests.servers import Connection, free_port
 from tests.servers.raw import after, after_request, full_backlog, reply, reset, respond, stall
 
@@ -75,8 +75,7 @@ async def test_who_has_failed_is_tried_by_what_can_be_sent_again(raw_server: Mak
     pool = transport.pools["default"]
     for _ in range(4):
         pool.pick(exclude=[good.url]).succeeded(0.001, 500)
-    estimate = pool.state(healed.url).memory["adaptive"]
-    assert isinstance(estimate, Estimate)
+    estimate = estimate_of(pool, healed.url)
 
     async def streamed() -> AsyncIterator[bytes]:
         yield b"x"

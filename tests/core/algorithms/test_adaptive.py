@@ -17,7 +17,7 @@ from lbclient.core.algorithms.fading import Estimate
 from lbclient.core.algorithms.picker import Again, Avoided
 from lbclient.core.ticket import Ticket
 from lbclient.testing import FakeClock
-from tests.core.pools import A, B, C, make_pool, of, others
+from tests.core.pools import A, B, C, estimate_of, make_pool, of, others
 
 Latency = Callable[[str, random.Random], float]
 
@@ -215,8 +215,7 @@ def test_an_answer_to_what_began_before_a_failure_says_nothing_about_now() -> No
     before = pool.pick(exclude=[B, C])
     clock.advance(0.01)
     pool.pick(exclude=[B, C]).succeeded(0.001, 500)
-    estimate = before.state.memory["adaptive"]
-    assert isinstance(estimate, Estimate)
+    estimate = estimate_of(pool, A)
     clock.advance(0.01)
     before.succeeded(0.02)
     assert estimate.in_a_row == 1
@@ -235,9 +234,7 @@ def test_who_has_answered_since_is_tried_only_if_most_has_failed(failures: int, 
     answered = pool.pick(exclude=[B, C])
     clock.advance(0.01)
     answered.succeeded(0.01)
-    estimate = answered.state.memory["adaptive"]
-    assert isinstance(estimate, Estimate)
-    estimate.trial = 0.0
+    estimate_of(pool, A).trial = 0.0
     assert (failing(pool, clock, 100, 0.001)[A] > 0) is tried
 
 
@@ -245,23 +242,16 @@ def test_one_answer_is_enough_when_a_charge_has_faded() -> None:
     pool, clock = pool_of()
     pool.pick(exclude=[B, C]).succeeded(0.001, 500)
     clock.advance(8.0)
-    ticket = pool.pick(exclude=[B, C])
-    ticket.succeeded(0.02)
-    estimate = ticket.state.memory["adaptive"]
-    assert isinstance(estimate, Estimate)
-    assert estimate.charged == 0
+    pool.pick(exclude=[B, C]).succeeded(0.02)
+    assert estimate_of(pool, A).charged == 0
 
 
 def test_a_retry_is_no_trial() -> None:
     pool, clock = pool_of()
     failing(pool, clock, 1000, 0.001)
-    for _ in range(19):
+    for _ in range(20):
         pool.pick(exclude=[B, C]).succeeded(0.001, 500)
-    ticket = pool.pick(exclude=[B, C])
-    ticket.succeeded(0.001, 500)
-    estimate = ticket.state.memory["adaptive"]
-    assert isinstance(estimate, Estimate)
-    estimate.trial = 0.0
+    estimate_of(pool, A).trial = 0.0
     assert pool.pick(exclude=[B]).backend.url == C
     assert pool.pick().backend.url == A
 
@@ -272,9 +262,7 @@ def due_for_a_trial(*backends: str | Backend, **options: Any) -> tuple[Pool, Fak
     failing(pool, clock, 1000, 0.001)
     for _ in range(20):
         pool.pick(exclude=others(pool, A)).succeeded(0.001, 500)
-    estimate = pool.state(A).memory["adaptive"]
-    assert isinstance(estimate, Estimate)
-    estimate.trial = 0.0
+    estimate_of(pool, A).trial = 0.0
     return pool, clock
 
 
@@ -498,12 +486,8 @@ def test_the_record_says_what_was_compared() -> None:
 
 
 def test_the_record_of_a_trial_says_that_it_is_one() -> None:
-    pool, clock = pool_of()
-    failing(pool, clock, 1000, 0.001)
-    for _ in range(20):
-        pool.pick(exclude=[B, C]).succeeded(0.001, 500)
-    estimate = pool.state(A).memory["adaptive"]
-    assert isinstance(estimate, Estimate)
+    pool, _ = due_for_a_trial()
+    estimate = estimate_of(pool, A)
     reasons: list[str] = []
     for due in (math.inf, 0.0, math.inf):
         estimate.trial = due
